@@ -1,0 +1,23 @@
+"""Shared by all tests: `tests/` itself is importable (``from stores import MemoryStore``), and Hypothesis is steady."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+sys.path.insert(0, str(Path(__file__).parent))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow tells of CPU features at every start
+
+# Shared machines are noisy: a slow example is no failure, and what failed once must fail again.
+settings.register_profile("ckptmgr", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ckptmgr")
+
+FRAMEWORKS = ("torch", "jax", "tf", "keras")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of frameworks come last: those start threads, and others fork."""
+    items.sort(key=lambda item: any(name in vars(item.module) for name in FRAMEWORKS))
+
