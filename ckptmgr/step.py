@@ -1,0 +1,35 @@
+"""What is known of a committed step: the value that managers return and retention decides on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+JSON = Any  # None, bool, int, float, str, list of JSON, dict of str to JSON
+
+
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """One committed step. ``order`` is the order of saves: the largest is the latest.
+
+    ``nbytes`` counts all files of the step; ``created`` is an aware UTC datetime, for humans and
+    time-based retention only; ``path`` is where the files lie (a local path or a URL).
+    """
+
+    step: int
+    attempt: str
+    sequence: int
+    run: str
+    created: datetime
+    backend: str
+    nbytes: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    metadata: Mapping[str, JSON] = field(default_factory=dict)
+    pins: frozenset[str] = frozenset()
+    name: str = ""
+    path: str = ""
+
+    @property
+    def order(self) -> tuple[int, int, str]:
+        """Total order of saves: by sequence, then step, then attempt. Never by time or name."""
+        return self.sequence, self.step, self.attempt
