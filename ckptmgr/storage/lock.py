@@ -1,0 +1,113 @@
+"""One writer at a time: a lock file that the kernel frees when its holder dies.
+
+The law: while `exclusive` holds, no other process or thread holds it for the same path, whatever is done to the file.
+"""
+
+import errno
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from ckptmgr.storage.folders import naming
+
+_UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.001, 0.05
+
+
+@contextmanager
+def exclusive(path: str, timeout_s: float) -> Iterator[bool]:
+    """Holds the lock file ``path``, which is made if need be and never removed; gives whether the lock is real.
+
+    It is not where the file system has no locks (NFS without a lock service, some FUSE mounts): then nobody is kept out.
+    A stopped holder delays the others and can do no more: who waits longer than ``timeout_s`` gives up.
+
+    Raises:
+        TimeoutError: somebody else holds it; `filename` is the path.
+        OSError: the file cannot be made or opened.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        with naming(path):
+            fd = _open(path)
+        try:
+            with naming(path):
+                is_real = _lock(fd, path, deadline)
+            # The folder may have been deleted and made anew while we waited: then others lock another file.
+            if not is_real or _is_at(path, fd):
+                yield is_real
+                return
+        finally:
+            _close(fd)
+
+
+def _lock(fd: int, path: str, deadline: float) -> bool:
+    wait_s = _FIRST_WAIT_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                reason = "still locked by another process; is one stopped, or waiting for its storage?"
+                raise TimeoutError(errno.ETIMEDOUT, reason, path) from None
+        except OSError as error:
+            if error.errno in _UNSUPPORTED:
+                return False
+            raise
+        time.sleep(min(wait_s, left_s))
+        wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+
+
+def _is_at(path: str, fd: int) -> bool:
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(fd))
+    except FileNotFoundError:
+        return False
+
+
+# A fork copies the open lock file into the child, and the lock lasts until the last copy is closed: a data loader's
+# worker would keep the lock of a trainer that was killed. So children close their copies, and no fork comes between
+# opening a file and noting it. The guard is reentrant for signal handlers that fork.
+_open_files: set[int] = set()
+_guard = threading.RLock()
+
+
+def _open(path: str) -> int:
+    with _guard:
+        fd = _open_file(path)
+        _open_files.add(fd)
+    return fd
+
+
+def _open_file(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except PermissionError:
+        # Another user's file in a shared folder: flock itself needs no permission to write.
+        with suppress(FileNotFoundError):
+            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        raise
+
+
+def _close(fd: int) -> None:
+    with _guard:
+        if fd not in _open_files:
+            return
+        _open_files.remove(fd)
+        with suppress(OSError):  # closing does it too, unless a child that was just forked has a copy
+            fcntl.flock(fd, fcntl.LOCK_UN)
+        os.close(fd)
+
+
+def _close_in_child() -> None:
+    for fd in _open_files:
+        os.close(fd)
+    _open_files.clear()
+    _guard.release()
+
+
+os.register_at_fork(before=_guard.acquire, after_in_parent=_guard.release, after_in_child=_close_in_child)

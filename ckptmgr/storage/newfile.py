@@ -1,0 +1,111 @@
+"""A file that has no name yet: written under a temporary one, made durable, and then named by one system call.
+
+The law: the name refers to the whole file or to what it referred to before, whenever the process dies. What a dead process
+leaves is a temporary file, beside the place where the file was to be.
+"""
+
+import errno
+import os
+import re
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from ckptmgr.storage import vectored
+from ckptmgr.storage.folders import Root, naming
+from ckptmgr.storage.store import Buffer
+
+TEMPORARY = re.compile(r"\.ckptmgr-[0-9a-f]{16}\.tmp")
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}  # FAT, some network and FUSE mounts
+_TRIES = 100  # to make a folder that others keep removing while it is empty
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A file that is being written, to be called ``path``."""
+
+    path: str
+    folder: int
+    name: str
+    fd: int
+    temporary: str
+
+    def write(self, windows: Iterable[Sequence[Buffer]], nbytes: int) -> None:
+        """Fills the file and makes its content durable. What ``windows`` raises passes through.
+
+        Raises:
+            ValueError: ``windows`` gave more or fewer bytes than ``nbytes``.
+        """
+        with naming(self.path):
+            vectored.reserve(self.fd, nbytes)
+        done = 0
+        for window in windows:
+            size = sum(map(vectored.size, window))
+            if done + size > nbytes:
+                raise ValueError(f"{self.path!r}: more than the {nbytes} bytes that were announced")
+            with naming(self.path):
+                vectored.write(self.fd, window, done)
+                vectored.start_writeback(self.fd, done, size)
+            done += size
+        if done < nbytes:
+            raise ValueError(f"{self.path!r}: only {done} of the {nbytes} bytes that were announced")
+        with naming(self.path):
+            os.fsync(self.fd)
+
+    def take_name(self) -> None:
+        """Takes the name, from another file if there is one."""
+        os.replace(self.temporary, self.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+
+    def take_free_name(self) -> None:
+        """Takes the name if it is free, else raises FileExistsError.
+
+        It is exclusive even where locks are not honoured, except on file systems without hard links.
+        """
+        try:
+            os.link(self.temporary, self.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            self._take_name_if_absent()
+
+    def _take_name_if_absent(self) -> None:
+        try:
+            os.stat(self.name, dir_fd=self.folder, follow_symlinks=False)
+        except FileNotFoundError:
+            self.take_name()
+        else:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self.path)
+
+
+@contextmanager
+def new_file(root: Root, names: Sequence[str], *, make: bool, durable: bool = False) -> Iterator[NewFile]:
+    """A file below ``root`` before it has its name; if it never gets it, nothing of it is left.
+
+    ``make`` and ``durable`` are for its folder, as in `Root.open`.
+    """
+    *above, name = names
+    path = root.location(names)
+    temporary = f".ckptmgr-{secrets.token_hex(8)}.tmp"
+    folder, fd = _start(root, above, path, temporary, make=make, durable=durable)
+    try:
+        yield NewFile(path, folder, name, fd, temporary)
+    finally:
+        with suppress(OSError):  # it has its name by now, or it cannot be removed and is left to sweep
+            os.unlink(temporary, dir_fd=folder)
+        os.close(fd)
+        os.close(folder)
+
+
+def _start(root: Root, above: Sequence[str], path: str, temporary: str, *, make: bool, durable: bool) -> tuple[int, int]:
+    for _ in range(_TRIES if make else 1):
+        with suppress(FileNotFoundError):  # others remove empty folders
+            folder = root.open(above, make=make, durable=durable)
+            try:
+                with naming(path):
+                    return folder, os.open(temporary, _FLAGS, 0o666, dir_fd=folder)
+            except BaseException:  # whatever it is, the descriptor must not leak
+                os.close(folder)
+                raise
+    raise FileNotFoundError(errno.ENOENT, "the folder is not there, or is removed again and again", path)

@@ -1,0 +1,329 @@
+"""Files below one folder of a local or mounted file system, with all the care that POSIX asks for.
+
+The law: a name refers to a whole file, and only after every byte of it is durable. So everything is written under a
+temporary name beside its own, synced, moved to its name by one system call, and then the folder is synced.
+
+- **Atomic.** Whoever reads, and whenever a process dies, there is the old content or the new one, never a mix. What a
+  dead process leaves is a temporary file that `PosixStore.list` does not show and `PosixStore.uploads` does.
+- **Durable.** What a call changes is on the disk when it returns, as far as fsync tells, and so are the folders it made.
+  Before a conditional call or a deletion takes effect, all names in the folders on its way are synced too: it may rest
+  on what another process has just made visible, and must not outlive that in a power failure.
+- **Exclusive.** `PosixStore.create`, `replace` and `remove` hold a lock on ``.ckptmgr.lock`` in the root. Where the file
+  system has no locks, one warning says so, the store `is_weak`, and one process at a time may write.
+- **Contained.** Nothing below the root is reached through a symbolic link. What is neither a regular file nor a real
+  folder (links, pipes, devices) is as good as absent: never listed, opened or deleted.
+
+NFS: rename and link are atomic at the server; locks hold between machines (Linux 2.6.12 and later) unless mounted with
+``nolock`` or ``local_lock``; other machines may see listings that are some seconds old, and a rename that succeeded
+may be answered with an error, which is why errors that prove nothing become `Answer.LOST`.
+"""
+
+import errno
+import logging
+import os
+import stat
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import BinaryIO
+
+from ckptmgr.storage import vectored
+from ckptmgr.storage.folders import ABSENT, Root, names_of, names_of_prefix, naming, sync
+from ckptmgr.storage.lock import exclusive
+from ckptmgr.storage.newfile import TEMPORARY, new_file
+from ckptmgr.storage.store import Answer, Buffer, Head, Listing, Stored, Upload, Version
+
+logger = logging.getLogger(__name__)
+
+_LOCK = ".ckptmgr.lock"
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe put there by somebody must not block
+_SMALL_NBYTES = 256 << 20  # `read` is for records; a sparse file of a terabyte must not become memory
+# Answers that prove that a name was not changed.
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMLINK, errno.EEXIST}
+_REFUSED |= {errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EXDEV, errno.EBUSY, errno.ENOMEM}
+
+_warned_roots: dict[str, object] = {}
+
+
+class PosixStore:
+    """A `Store` below the folder ``root``, which the first write makes.
+
+    Every call opens and closes its own descriptors: a store may be used from any thread, copied, and taken through a
+    fork. New files and folders get the permissions that the umask leaves. Errors name the whole path.
+    """
+
+    window_nbytes = 2 << 20
+    workers = 2
+    has_remove = True
+
+    def __init__(self, root: str | os.PathLike[str], *, lock_timeout_s: float = 60.0) -> None:
+        self._root = Root(os.path.abspath(os.fspath(root)))  # now, because the process may change its folder
+        self.url = f"file://{self._root.path}"
+        self.is_weak = False  # until a lock is refused
+        self.lock_timeout_s = lock_timeout_s
+
+    def __repr__(self) -> str:
+        return f"PosixStore({self._root.path!r})"
+
+    def put(self, key: str, windows: Iterable[Sequence[Buffer]], nbytes: int) -> Stored:
+        """See `Store.put`. The space is reserved first: a full disk shows before the first byte is asked for.
+
+        Raises:
+            FileNotFoundError: `abort` or somebody else removed the unfinished file.
+            ValueError: ``windows`` gave more or fewer bytes than ``nbytes``.
+            OSError: as the system gave it. The file may be there nevertheless, whole, if it came from naming it.
+        """
+        with new_file(self._root, _names(key), make=True) as new:
+            new.write(windows, nbytes)
+            with naming(new.path):
+                try:
+                    new.take_name()
+                except FileNotFoundError as error:
+                    reason = "somebody removed the unfinished file, or its folder"
+                    raise FileNotFoundError(errno.ENOENT, reason, new.path) from error
+                sync(new.folder)
+        return Stored(nbytes)
+
+    def create(self, key: str, data: bytes) -> Answer:
+        """See `Store.create`.
+
+        Raises:
+            TimeoutError: another process keeps the lock; nothing was changed.
+            OSError: a refusal that proves that nothing was changed; all others are `Answer.LOST`, and logged.
+        """
+        with new_file(self._root, _names(key), make=True, durable=True) as new:
+            new.write([[data]], len(data))
+            with self._locked():
+                try:
+                    return _change(new.path, new.folder, new.take_free_name)
+                except FileExistsError:
+                    if self.head(key) is None:
+                        raise  # a link or a folder: `read` says that nothing is here, and the caller would try for ever
+                    return Answer.NO
+
+    def replace(self, key: str, data: bytes, version: Version) -> Answer:
+        """See `Store.replace`; raises like `create`. The version of a file is its content."""
+        try:
+            with new_file(self._root, _names(key), make=False, durable=True) as new:
+                new.write([[data]], len(data))
+                with self._locked():
+                    return _change(new.path, new.folder, new.take_name) if self._has(key, version) else Answer.NO
+        except FileNotFoundError:  # its folder is gone, and the file with it
+            return Answer.NO
+
+    def remove(self, key: str, version: Version) -> Answer:
+        """See `Store.remove`; raises like `create`. Folders that become empty go too."""
+        *above, name = _names(key)
+        try:
+            with self._root.folder(above, durable=True) as folder, self._locked():
+                if not self._has(key, version):
+                    return Answer.NO
+                answer = _change(self.location(key), folder, lambda: os.unlink(name, dir_fd=folder))
+        except FileNotFoundError:  # its folder is gone, and the file with it
+            return Answer.NO
+        with suppress(OSError):  # the answer stands; an empty folder is left to sweep
+            self._root.prune(above)
+        return answer
+
+    def read(self, key: str) -> tuple[bytes, Version] | None:
+        """See `Store.read`. While the file is replaced this gives the old content or the new.
+
+        Raises:
+            OSError: EFBIG if the file is not small at all (256 MiB); the system's own, such as PermissionError.
+        """
+        try:
+            return self._read(key)
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            return self._read(key)  # NFS: another machine replaced the file after it was opened
+
+    def read_into(self, key: str, offset: int, buffers: Sequence[Buffer]) -> None:
+        """See `Store.read_into`."""
+        fd = self._open(key)
+        try:
+            with naming(self.location(key)):
+                vectored.read(fd, buffers, offset)
+        except EOFError as error:
+            raise EOFError(f"{self.location(key)!r}: {error}") from None
+        finally:
+            os.close(fd)
+
+    def file(self, key: str) -> BinaryIO:
+        """See `Store.file`. It stays the same file when another one takes its name."""
+        return os.fdopen(self._open(key), "rb")
+
+    def head(self, key: str) -> Head | None:
+        """See `Store.head`. The time is that of the inode (ctime), which no copying tool can set back."""
+        *above, name = _names(key)
+        try:
+            with naming(self.location(key)), self._root.folder(above) as folder:
+                status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        except OSError as error:
+            if error.errno in ABSENT:
+                return None
+            raise
+        return _head(status) if stat.S_ISREG(status.st_mode) else None
+
+    def list(self, prefix: str) -> Listing:
+        """See `Store.list`. Sorted; names that are not UTF-8 come as Python gives them (surrogate escapes)."""
+        files, folders, _ = self._scan(prefix)
+        return Listing(files, tuple(folders))
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """See `Store.delete`. A key that ends in ``/`` is a folder, which goes if it is empty."""
+        by_folder: dict[str, set[str]] = {}
+        for key in keys:
+            folder, _, name = key.rpartition("/")
+            _names(key) if name else names_of_prefix(key)  # all are checked before the first goes
+            by_folder.setdefault(folder, set()).update([name] if name else [])
+        for folder, names in by_folder.items():
+            self._unlink(names_of(folder) if folder else [], sorted(names))
+
+    def uploads(self, prefix: str) -> Sequence[Upload]:
+        """See `Store.uploads`: the temporary files; a key is the temporary file's own."""
+        found = []
+        pending = [prefix]
+        while pending:
+            folder = pending.pop()
+            _, below, temporary = self._scan(folder)
+            found += [Upload(folder + name, name, head.modified) for name, head in temporary.items()]
+            pending += [f"{folder}{name}/" for name in below]
+        return found
+
+    def abort(self, upload: Upload) -> None:
+        """See `Store.abort`. Folders that become empty go too."""
+        *above, name = names_of(upload.key)
+        if not TEMPORARY.fullmatch(name):
+            raise ValueError(f"{upload.key!r} is no unfinished file of ours")
+        self._unlink(above, [name])
+
+    def now(self) -> float:
+        """See `Store.now`: the file server's clock, or this machine's where nothing of ours may be touched."""
+        try:
+            fd = os.open(self.location(_LOCK), os.O_WRONLY | os.O_NOFOLLOW)
+        except OSError:
+            return time.time()
+        try:
+            os.utime(fd)
+            return os.fstat(fd).st_ctime
+        except OSError:
+            return time.time()
+        finally:
+            os.close(fd)
+
+    def location(self, key: str) -> str:
+        """See `Store.location`: an absolute path."""
+        return self._root.location([key] if key else [])
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with exclusive(self.location(_LOCK), self.lock_timeout_s) as is_real:
+            if not is_real:
+                self.is_weak = True
+                _warn_weak(self._root.path)
+            yield
+
+    def _read(self, key: str) -> tuple[bytes, Version] | None:
+        try:
+            fd = self._open(key)
+        except FileNotFoundError:
+            return None
+        with open(fd, "rb", buffering=0) as file, naming(self.location(key)):
+            if os.fstat(fd).st_size > _SMALL_NBYTES:
+                raise OSError(errno.EFBIG, "too large to be read at once")
+            data = file.read()
+        return data, data
+
+    def _has(self, key: str, version: Version) -> bool:
+        found = self.read(key)
+        return found is not None and found[1] == version
+
+    def _open(self, key: str) -> int:
+        """A descriptor of a file for reading. Raises FileNotFoundError, also for what is no regular file."""
+        *above, name = _names(key)
+        path = self.location(key)
+        try:
+            with naming(path), self._root.folder(above) as folder:
+                fd = os.open(name, _FILE, dir_fd=folder)
+                if stat.S_ISREG(os.fstat(fd).st_mode):
+                    return fd
+                os.close(fd)
+        except OSError as error:
+            if error.errno not in ABSENT:
+                raise
+        raise FileNotFoundError(errno.ENOENT, "no regular file (links are not followed)", path)
+
+    def _scan(self, prefix: str) -> tuple[dict[str, Head], Sequence[str], dict[str, Head]]:
+        """Files, folders and temporary files directly below a prefix, each in the order of names."""
+        files: dict[str, Head] = {}
+        temporary: dict[str, Head] = {}
+        folders = []
+        names = names_of_prefix(prefix)
+        try:
+            with naming(self.location(prefix)), self._root.folder(names) as folder, os.scandir(folder) as entries:
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.name)
+                    elif entry.is_file(follow_symlinks=False) and entry.name != _LOCK:
+                        kind = temporary if TEMPORARY.fullmatch(entry.name) else files
+                        with suppress(FileNotFoundError):  # deleted since the folder was read
+                            kind[entry.name] = _head(entry.stat(follow_symlinks=False))
+        except OSError as error:
+            if error.errno not in ABSENT:
+                raise
+        return files, folders, temporary
+
+    def _unlink(self, above: Sequence[str], names: Sequence[str]) -> None:
+        """Deletes regular files of one folder, and then the folders that are empty."""
+        try:
+            with self._root.folder(above, durable=True) as folder:
+                for name in names:
+                    _unlink_file(folder, name, self._root.location([*above, name]))
+        except OSError as error:
+            if error.errno not in ABSENT:
+                raise
+        self._root.prune(above)
+
+
+def _names(key: str) -> list[str]:
+    names = names_of(key)
+    if names[-1] == _LOCK or TEMPORARY.fullmatch(names[-1]):
+        raise ValueError(f"{key!r} ends in a name that the store keeps for itself")
+    return names
+
+
+def _head(status: os.stat_result) -> Head:
+    return Head(status.st_size, status.st_ctime)
+
+
+def _unlink_file(folder: int, name: str, path: str) -> None:
+    with suppress(FileNotFoundError), naming(path):
+        if stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+            os.unlink(name, dir_fd=folder)
+
+
+def _change(path: str, folder: int, change: Callable[[], None]) -> Answer:
+    """Changes a name by one system call and makes that durable; an error that proves nothing is no answer."""
+    is_made = False
+    try:
+        with naming(path):
+            change()
+            is_made = True
+            sync(folder)
+    except OSError as error:
+        if not is_made and error.errno in _REFUSED:
+            raise
+        logger.warning("it is not known whether a change was made: %s", error)
+        return Answer.LOST
+    return Answer.OK
+
+
+def _warn_weak(root: str) -> None:
+    mark = object()
+    if _warned_roots.setdefault(root, mark) is mark:
+        warnings.warn(
+            f"the file system of {root!r} has no locks: let only one process at a time save, delete or sweep there",
+            stacklevel=2,
+        )

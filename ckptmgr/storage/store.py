@@ -1,0 +1,195 @@
+"""What ckptmgr asks of a place that keeps files, and the answers it may get.
+
+Keys are ``str`` with ``/``, relative to the store's root. The three conditional calls (`Store.create`,
+`Store.replace`, `Store.remove`) never raise for a refused condition or a lost answer: the commit protocol
+settles both by reading the record back.
+"""
+
+import enum
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+
+Buffer: TypeAlias = bytes | bytearray | memoryview | np.ndarray[Any, Any]  # C-contiguous; ml_dtypes arrays included
+Version: TypeAlias = Hashable  # what a conditional call compares; opaque to everybody but its store
+
+
+class Answer(enum.Enum):
+    """What a store says to a conditional call."""
+
+    OK = "ok"  # the condition held and the change is durable
+    NO = "no"  # the condition failed; nothing was changed by this call
+    LOST = "lost"  # no definite answer: the change was made, will be made, or never
+
+
+class Head(NamedTuple):
+    """Size of a file, and its last change in seconds since the epoch by the store's own clock."""
+
+    nbytes: int
+    modified: float
+
+
+class Listing(NamedTuple):
+    """One level of names below a prefix: its files, and the folders below it (empty ones too, where a store has such)."""
+
+    files: Mapping[str, Head]
+    folders: tuple[str, ...]
+
+
+class Upload(NamedTuple):
+    """An unfinished `put` (a multipart upload, a temporary file): its key, the store's id of it, its last sign of life."""
+
+    key: str
+    id: str
+    modified: float
+
+
+class Stored(NamedTuple):
+    """What a store knows of the file it has just kept: its size, and a checksum of its own, if any."""
+
+    nbytes: int
+    checksum: tuple[str, str] | None = None
+
+
+class Store(Protocol):
+    """A place for files. All calls may be used from several threads; what they change is durable when they return."""
+
+    url: str
+    window_nbytes: int  # the size of one write or read that suits this store
+    workers: int  # how many reads in flight suit this store
+    is_weak: bool  # conditional calls are not honoured: one writer at a time
+    has_remove: bool  # `remove` works; otherwise records are emptied and left
+
+    def put(self, key: str, windows: Iterable[Sequence[Buffer]], nbytes: int) -> Stored:
+        """Keeps a file of ``nbytes`` under ``key``, replacing any: whole and durable when this returns, unseen until then.
+
+        ``windows`` gives the bytes in order, as short lists of buffers; a buffer may be reused by its owner once the
+        next window is asked for. If ``windows`` or the store fails, nothing appears under ``key``.
+
+        Raises:
+            ValueError: ``windows`` gave more or fewer bytes than ``nbytes``.
+            OSError: no space, no permission, I/O errors; as the store gave them. FileNotFoundError: it was aborted.
+        """
+
+    def create(self, key: str, data: bytes) -> Answer:
+        """Puts a small file if there is none under ``key``.
+
+        Raises, like `replace` and `remove`:
+            OSError: a refusal that proves that nothing was changed, such as no space or no permission.
+        """
+
+    def replace(self, key: str, data: bytes, version: Version) -> Answer:
+        """Puts a small file if the one under ``key`` still has that version."""
+
+    def remove(self, key: str, version: Version) -> Answer:
+        """Deletes a small file if it still has that version. Only where `has_remove`."""
+
+    def read(self, key: str) -> tuple[bytes, Version] | None:
+        """A small file's bytes and version, or None if there is none."""
+
+    def read_into(self, key: str, offset: int, buffers: Sequence[Buffer]) -> None:
+        """Fills writable ``buffers``, one after another, with the file's bytes from ``offset`` on.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            EOFError: the file ends before the buffers are full.
+        """
+
+    def file(self, key: str) -> BinaryIO:
+        """The file for seeking and reading. Raises FileNotFoundError."""
+
+    def head(self, key: str) -> Head | None:
+        """Size and time of a file, or None if there is none."""
+
+    def list(self, prefix: str) -> Listing:
+        """What lies directly below ``prefix`` (``""`` or ending in ``/``); empty if there is nothing."""
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Deletes files; those that are gone already are fine. Folders that become empty go too.
+
+        A key that ends in ``/`` is a folder, which goes if it is empty, where a store has such.
+        """
+
+    def uploads(self, prefix: str) -> Sequence[Upload]:
+        """Unfinished puts of any process below ``prefix``, at any depth."""
+
+    def abort(self, upload: Upload) -> None:
+        """Ends an unfinished put and frees its space; its writer then fails. Gone already is fine."""
+
+    def now(self) -> float:
+        """The store's clock, in seconds since the epoch."""
+
+    def location(self, key: str) -> str:
+        """The key as a person or another tool would write it: a path or a URL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A prefix in a store (``""`` or ending in ``/``): the same calls, with names relative to it."""
+
+    store: Store
+    prefix: str = ""
+
+    def folder(self, name: str) -> "Folder":
+        """The folder ``name`` in this one; it need not exist."""
+        return Folder(self.store, f"{self.prefix}{name}/")
+
+    def put(self, name: str, windows: Iterable[Sequence[Buffer]], nbytes: int) -> Stored:
+        """See `Store.put`."""
+        return self.store.put(self.prefix + name, windows, nbytes)
+
+    def write(self, name: str, data: bytes) -> Stored:
+        """Keeps a small file of these bytes; see `Store.put`."""
+        return self.store.put(self.prefix + name, [[data]] if data else [], len(data))
+
+    def create(self, name: str, data: bytes) -> Answer:
+        """See `Store.create`."""
+        return self.store.create(self.prefix + name, data)
+
+    def replace(self, name: str, data: bytes, version: Version) -> Answer:
+        """See `Store.replace`."""
+        return self.store.replace(self.prefix + name, data, version)
+
+    def remove(self, name: str, version: Version) -> Answer:
+        """See `Store.remove`."""
+        return self.store.remove(self.prefix + name, version)
+
+    def read(self, name: str) -> tuple[bytes, Version] | None:
+        """See `Store.read`."""
+        return self.store.read(self.prefix + name)
+
+    def read_into(self, name: str, offset: int, buffers: Sequence[Buffer]) -> None:
+        """See `Store.read_into`."""
+        self.store.read_into(self.prefix + name, offset, buffers)
+
+    def read_range(self, name: str, offset: int, nbytes: int) -> bytes:
+        """``nbytes`` bytes of a file from ``offset`` on, as new bytes; see `Store.read_into`."""
+        data = bytearray(nbytes)
+        self.store.read_into(self.prefix + name, offset, [data])
+        return bytes(data)
+
+    def file(self, name: str) -> BinaryIO:
+        """See `Store.file`."""
+        return self.store.file(self.prefix + name)
+
+    def head(self, name: str) -> Head | None:
+        """See `Store.head`."""
+        return self.store.head(self.prefix + name)
+
+    def list(self) -> Listing:
+        """See `Store.list`."""
+        return self.store.list(self.prefix)
+
+    def delete(self, names: Iterable[str]) -> None:
+        """See `Store.delete`."""
+        self.store.delete([self.prefix + name for name in names])
+
+    def uploads(self) -> Sequence[Upload]:
+        """See `Store.uploads`; keys are the store's."""
+        return self.store.uploads(self.prefix)
+
+    def location(self, name: str = "") -> str:
+        """See `Store.location`."""
+        return self.store.location((self.prefix + name).rstrip("/"))
