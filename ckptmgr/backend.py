@@ -1,0 +1,136 @@
+"""What a file format is to ckptmgr: a codec for where bytes lie. And where installed formats are found.
+
+A plugin registers a class in the entry point group ``ckptmgr.backends``; it is made without arguments when it is first
+used. Plugins import this module and `ckptmgr.errors` and nothing else of ckptmgr; what they need is re-exported here.
+"""
+
+import functools
+from collections.abc import Collection, Mapping, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import ClassVar, Protocol, runtime_checkable
+
+from ckptmgr.box import Box
+from ckptmgr.errors import BackendNotFoundError, shown
+from ckptmgr.layout import Contents, Digest, Extent, FileLayout, Late, Layout, Part, Path
+from ckptmgr.source import TensorSource
+from ckptmgr.spec import PackedArray, TensorSpec, dtype_name, numpy_dtype, tensor_spec
+from ckptmgr.step import JSON, StepInfo
+from ckptmgr.storage import Folder
+
+__all__ = [
+    "JSON",
+    "Backend",
+    "Box",
+    "Contents",
+    "Digest",
+    "Extent",
+    "FileLayout",
+    "Folder",
+    "Late",
+    "Layout",
+    "PackedArray",
+    "Part",
+    "Path",
+    "RunFiles",
+    "StepInfo",
+    "TensorSource",
+    "TensorSpec",
+    "available",
+    "detect",
+    "dtype_name",
+    "find",
+    "numpy_dtype",
+    "tensor_spec",
+]
+
+GROUP = "ckptmgr.backends"
+HEAD_NBYTES = 4096  # of a file, shown to `Backend.recognizes`
+
+
+class Backend(Protocol):
+    """One file format, written and opened. Stateless; one object may serve many threads.
+
+    ``suffix`` ends the name of a single file (``".safetensors"``); ``""`` if names have no fixed ending.
+    """
+
+    name: ClassVar[str]
+    suffix: ClassVar[str]
+
+    def layout(self, contents: Contents, *, stem: str, align: int) -> Layout:
+        """Every byte of the new files, with tensors as `Part` pieces. Pure: the same contents give the same layout.
+
+        File names start with ``stem`` and are plain. Tensor data starts at multiples of ``align`` where the format can.
+
+        Raises:
+            UnsupportedTensorError: a dtype, name or string tensor that the format cannot hold exactly.
+        """
+
+    def recognizes(self, path: str, head: bytes, siblings: Collection[str]) -> bool:
+        """Whether ``path`` is of this format. Pure: ``head`` is the first 4 KiB of the file (empty for a folder or a
+        prefix that is no file), ``siblings`` the names beside it (of the folder's own files, if it is a folder)."""
+
+    def open(self, folder: Folder, path: str) -> TensorSource:
+        """The tensors in ``path`` (a plain name in ``folder``; ``""`` is the folder itself), without reading their bytes.
+
+        Raises:
+            CorruptCheckpointError: not of this format, or damaged; names file and tensor.
+            UnsafeCheckpointError: it points outside itself.
+        """
+
+
+@runtime_checkable
+class RunFiles(Protocol):
+    """A backend that keeps hints for other tools beside the steps of a run, e.g. TensorFlow's ``checkpoint`` file."""
+
+    def run_files(self, steps: Sequence[StepInfo]) -> Mapping[str, bytes]:
+        """Plain names and whole contents of the hints for these committed steps, oldest save first."""
+
+
+def available() -> list[str]:
+    """Names of the installed backends, sorted; none of them is imported."""
+    return sorted(_entry_points())
+
+
+@functools.cache
+def find(name: str) -> Backend:
+    """The installed backend of that name.
+
+    Raises:
+        BackendNotFoundError: there is none; the message lists those that are.
+        MissingDependencyError: it is there, but a package it needs is not.
+    """
+    found = _entry_points().get(name)
+    if found is None:
+        names = available()
+        raise BackendNotFoundError(f"no backend {name!r} is installed (found: {shown(names) or 'none'})", available=names)
+    backend: Backend = found.load()()
+    return backend
+
+
+def detect(folder: Folder, path: str) -> Backend:
+    """The backend that recognizes ``path`` in ``folder`` by its content.
+
+    Raises:
+        FileNotFoundError: there is nothing at that path.
+        BackendNotFoundError: no installed backend recognizes it.
+    """
+    head = folder.head(path) if path else None
+    first = folder.read_range(path, 0, min(head.nbytes, HEAD_NBYTES)) if head else b""
+    inside = folder.folder(path).list() if path and head is None else None
+    siblings = frozenset((inside if inside and (inside.files or inside.folders) else folder.list()).files)
+    # A name may be a file, a folder, or the prefix of a set of files.
+    if head is None and not (inside and inside.files) and not any(name.startswith(path) for name in siblings):
+        raise FileNotFoundError(f"nothing at {folder.location(path)!r}")
+    for name in available():
+        backend = find(name)
+        if backend.recognizes(path, first, siblings):
+            return backend
+    names = available()
+    raise BackendNotFoundError(
+        f"no installed backend recognizes {folder.location(path)!r} (tried: {shown(names) or 'none'})", available=names
+    )
+
+
+@functools.cache
+def _entry_points() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}

@@ -1,0 +1,151 @@
+"""Where bytes lie: the plan of new files (`Layout`), and the places of tensors in old ones (`Extent`).
+
+Backends make and read these; they never move a tensor's bytes. The engine in `transfer` does.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+from ckptmgr.box import Box
+from ckptmgr.spec import TensorSpec
+from ckptmgr.step import JSON
+from ckptmgr.storage import Folder
+
+Path: TypeAlias = tuple[str | int, ...]  # the keys that lead to a leaf of the state tree
+
+
+class Extent(NamedTuple):
+    """Where a tensor, or the slice ``box`` of it, lies: raw little-endian C-order bytes, exactly as numpy holds them.
+
+    ``box`` None means the whole tensor. ``crc32c`` of exactly these bytes, if it is known.
+    """
+
+    folder: Folder
+    file: str
+    offset: int
+    box: Box | None = None
+    crc32c: int | None = None
+
+
+class Part(NamedTuple):
+    """A tensor, or the slice ``box`` of it, that is written here. ``spec`` is the whole tensor's."""
+
+    name: str
+    spec: TensorSpec
+    box: Box | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes this part takes in a file."""
+        return self.spec.nbytes if self.box is None else TensorSpec(self.spec.dtype, self.box.shape).nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What is to be written, without its bytes.
+
+    ``files`` holds the parts, packed into files by core in the order of the state tree. ``aliases`` gives further names
+    of tensors (tied ones). ``strings`` has the values of string tensors, in C order. ``paths`` tells how names are
+    nested in the state tree; a name that is not there is split at ``/``. ``metadata`` goes into the file, if the format
+    has a place for it.
+    """
+
+    files: tuple[tuple[Part, ...], ...]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    strings: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
+    blobs: Mapping[str, bytes] = field(default_factory=dict)
+    metadata: Mapping[str, JSON] = field(default_factory=dict)
+    paths: Mapping[str, Path] = field(default_factory=dict)
+
+    def path(self, name: str) -> Path:
+        """The keys that lead to the tensor of that name."""
+        return self.paths[name] if name in self.paths else tuple(name.split("/"))
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all tensors, in order, each once."""
+        return list(dict.fromkeys(part.name for parts in self.files for part in parts))
+
+
+Digest: TypeAlias = Mapping[str, int]  # kind of digest -> value, e.g. {"crc32c": 0x1234}
+
+
+class Late(NamedTuple):
+    """Bytes that depend on the checksums of pieces before them: a TF index, a zip directory.
+
+    ``build`` gets the digests of each file's pieces so far, by file name and then in piece order. ``nbytes`` is known
+    beforehand, or None, which is allowed only for the sole piece of a file.
+    """
+
+    nbytes: int | None
+    build: Callable[[Mapping[str, Sequence[Digest]]], bytes]
+
+
+Piece: TypeAlias = bytes | Part | Late
+
+
+@dataclass(frozen=True, slots=True)
+class FileLayout:
+    """One file as its pieces in order, without holes; offsets and size follow from them."""
+
+    name: str
+    pieces: tuple[Piece, ...]
+
+    @property
+    def nbytes(self) -> int | None:
+        """The file's size, or None if it is one late piece of unknown size."""
+        sizes = [piece_nbytes(piece) for piece in self.pieces]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+    def parts(self) -> Iterator[tuple[int, int, Part]]:
+        """Each part with its index among the pieces and its byte offset in the file."""
+        offset = 0
+        for index, piece in enumerate(self.pieces):
+            if isinstance(piece, Part):
+                yield index, offset, piece
+            offset += piece_nbytes(piece) or 0
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The files of one save, in the order in which they are written, and the kinds of digest their late pieces need.
+
+    Known kinds: ``"crc32c"`` (always made) and ``"crc32"`` (zip).
+    """
+
+    files: tuple[FileLayout, ...]
+    digests: frozenset[str] = frozenset({"crc32c"})
+
+
+def piece_nbytes(piece: Piece) -> int | None:
+    """Bytes of a piece; None for a late piece whose size is not known yet."""
+    return len(piece) if isinstance(piece, bytes) else piece.nbytes
+
+
+def pack(parts: Sequence[Part], max_file_nbytes: int | None = None) -> tuple[tuple[Part, ...], ...]:
+    """Parts cut into files of at most ``max_file_nbytes`` of tensor bytes, greedily and in order.
+
+    A tensor over the limit gets a file of its own without closing the current one, as Hugging Face's writer does.
+    There is always at least one file.
+
+    Raises:
+        ValueError: the limit is not positive.
+    """
+    if max_file_nbytes is None:
+        return (tuple(parts),)
+    if max_file_nbytes <= 0:
+        raise ValueError(f"max_file_nbytes must be positive, not {max_file_nbytes}")
+    files: list[list[Part]] = []
+    current: list[Part] | None = None
+    filled = 0
+    for part in parts:
+        if part.nbytes > max_file_nbytes:
+            files.append([part])
+            continue
+        if current is None or filled + part.nbytes > max_file_nbytes:
+            current, filled = [], 0
+            files.append(current)
+        current.append(part)
+        filled += part.nbytes
+    return tuple(map(tuple, files)) or ((),)
