@@ -1,0 +1,79 @@
+"""crc32c and crc32 of buffers, and of two runs of bytes joined without reading either again.
+
+The law: ``combine(crc32c(a), crc32c(b), len(b)) == crc32c(a + b)``. It lets several threads checksum the windows of
+one tensor in any order, and gives a file's value from those of its tensors.
+
+Source: a crc is a polynomial over GF(2) modulo a fixed one, so to append n bytes is to multiply by x^(8n) and to add
+(`crc32_combine` of zlib 1.2.12). Neither the crc32c package nor Python's zlib has that.
+"""
+
+import functools
+import zlib
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeAlias
+
+import crc32c as package
+import numpy as np
+
+Buffer: TypeAlias = bytes | bytearray | memoryview | np.ndarray[Any, Any]  # C-contiguous; ml_dtypes arrays included
+
+# Bit-reversed polynomials: bit 31 is x^0.
+_CASTAGNOLI: Final = 0x82F63B78
+_ZIP: Final = 0xEDB88320
+_ONE: Final = 1 << 31
+
+# Both take any buffer; only from Python 3.12 on can their types say so.
+_crc32c: Callable[[Any, int], int] = package.crc32c
+_crc32: Callable[[Any, int], int] = zlib.crc32
+
+
+def crc32c(buffer: Buffer, value: int = 0) -> int:
+    """The crc32c (Castagnoli) of the buffer's bytes, going on from ``value``, that of the bytes before them.
+
+    Hardware speed, the GIL released for large buffers.
+    """
+    return _crc32c(buffer, value)
+
+
+def crc32(buffer: Buffer, value: int = 0) -> int:
+    """The crc32 of zip and gzip, likewise."""
+    return _crc32(buffer, value)
+
+
+def combine(first: int, second: int, second_nbytes: int) -> int:
+    """The crc32c of two runs of bytes, one after the other, from the values of each."""
+    return _multiply(_shift(second_nbytes, _CASTAGNOLI), first, _CASTAGNOLI) ^ second
+
+
+def combine_crc32(first: int, second: int, second_nbytes: int) -> int:
+    """The crc32 of two runs of bytes, one after the other, from the values of each."""
+    return _multiply(_shift(second_nbytes, _ZIP), first, _ZIP) ^ second
+
+
+def joined(parts: Iterable[tuple[int, int]]) -> int:
+    """The crc32c of any number of runs of bytes, one after another, from the value and the size of each."""
+    value = 0
+    for part, nbytes in parts:
+        value = combine(value, part, nbytes) if value else part
+    return value
+
+
+def _multiply(a: int, b: int, polynomial: int) -> int:
+    """a(x) * b(x) modulo the polynomial."""
+    product = 0
+    while a:
+        if a & _ONE:
+            product ^= b
+        a = a << 1 & 0xFFFFFFFF
+        b = b >> 1 ^ (polynomial if b & 1 else 0)
+    return product
+
+
+@functools.lru_cache(maxsize=4096)
+def _shift(nbytes: int, polynomial: int) -> int:
+    """x^(8 * nbytes) modulo the polynomial."""
+    if nbytes == 0:
+        return _ONE
+    half = _shift(nbytes // 2, polynomial)
+    square = _multiply(half, half, polynomial)
+    return _multiply(square, _ONE >> 8, polynomial) if nbytes % 2 else square
