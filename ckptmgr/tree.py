@@ -1,0 +1,221 @@
+"""A state tree as a JSON skeleton and a flat set of named tensors, and back: ``unflatten(flatten(state)) == state``, to the bit.
+
+A tensor's name is its path joined by ``/``. Only where that would give two tensors one name are the names of both escaped
+(``~`` as ``~0``, ``/`` as ``~1``, an int key 7 as ``~i7``), whatever order they come in.
+"""
+
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ckptmgr import arrays, containers, rng, skeleton
+from ckptmgr.adapter import Adapter
+from ckptmgr.errors import CorruptCheckpointError, UnsupportedLeafError, UnsupportedTensorError
+from ckptmgr.skeleton import MAX_DEPTH, Path, TensorNode
+from ckptmgr.spec import STRING, TensorSpec
+from ckptmgr.step import JSON
+from ckptmgr.strings import from_strings, string_tag, string_values
+
+ROOT = "tensor"  # the name of a state that is one tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Flat:
+    """A state taken apart. All mappings are in the order of the tree.
+
+    ``tensors`` has every tensor once, as the leaf it was, and ``specs`` its spec. ``aliases`` gives the further names of tied
+    ones, ``strings`` the values of string tensors in C order, ``paths`` the keys that lead to each name, aliases included.
+    """
+
+    skeleton: JSON
+    tensors: dict[str, Any]
+    specs: dict[str, TensorSpec]
+    aliases: dict[str, str]
+    strings: dict[str, list[bytes]]
+    paths: dict[str, Path]
+
+
+def flatten(state: Any) -> Flat:
+    """The state as skeleton and tensors; no bytes are copied, except those of string tensors.
+
+    Raises:
+        UnsupportedLeafError: a leaf, key or nesting that cannot be stored; names its path.
+    """
+    return _Flattening().run(state)
+
+
+def unflatten(tree: JSON, tensors: Mapping[str, Any], aliases: Mapping[str, str] | None = None) -> Any:
+    """The state of a skeleton: dicts, lists, tuples and plain values, with these tensors.
+
+    A namedtuple comes as a tuple, a dataclass or an object with a `state_dict` as its dict, a generator as a new one. Tied
+    places share one object.
+
+    Raises:
+        CorruptCheckpointError: not a skeleton, or one that names a tensor that is not there.
+    """
+    finished: dict[str, Any] = {}
+
+    def leaf(path: Path, found: TensorNode | rng.RngState) -> Any:
+        if isinstance(found, rng.RngState):
+            return rng.rebuild(found)
+        name = found.name if found.name in tensors else (aliases or {}).get(found.name, found.name)
+        if name not in tensors:
+            raise CorruptCheckpointError(f"the state tree names a tensor {found.name!r} that is not there", tensor=found.name)
+        if name not in finished:
+            finished[name] = finish(found, tensors[name])
+        return finished[name]
+
+    return skeleton.decode(tree, leaf, namedtuple=lambda fields: tuple(fields.values()))
+
+
+def finish(node: TensorNode, array: Any) -> Any:
+    """A tensor that was read as a host array, as what stands in a state without a template: a numpy array, or a generator."""
+    if not isinstance(array, np.ndarray):
+        return array
+    if node.text is not None and array.dtype.kind == "O":
+        return from_strings(array, node.text)
+    return arrays.make(node.kind, array) if "/" in node.kind else array
+
+
+def tensor_paths(tree: JSON) -> dict[str, Path]:
+    """The path of every name in a skeleton, aliases included, in the order of the tree.
+
+    Raises:
+        CorruptCheckpointError: it is no skeleton.
+    """
+    paths: dict[str, Path] = {}
+
+    def leaf(path: Path, found: TensorNode | rng.RngState) -> None:
+        if isinstance(found, TensorNode):
+            paths[found.name] = path
+
+    skeleton.decode(tree, leaf)
+    return paths
+
+
+def is_stateful(value: Any) -> bool:
+    """Whether it is an object with `state_dict` and `load_state_dict`, such as a module or an optimizer."""
+    if type(value) in (dict, list, tuple) or isinstance(value, type):
+        return False
+    return callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None))
+
+
+def state_of(value: Any, path: Path) -> Any:
+    """The `state_dict` of an object; an error of its own passes, with a note that tells the path."""
+    try:
+        return value.state_dict()
+    except Exception as error:
+        error.add_note(f"raised by state_dict() of {shown_path(path)}")
+        raise
+
+
+def shown_path(path: Path) -> str:
+    """A path for messages."""
+    return repr(join(path)) if path else "the state itself"
+
+
+def join(path: Path) -> str:
+    """The name of a path, before any escaping."""
+    return "/".join(map(str, path)) if path else ROOT
+
+
+def names(paths: Sequence[Path]) -> list[str]:
+    """The names of tensors at these paths, which are different from each other; see the module's docstring."""
+    found = [join(path) for path in paths]
+    escaped: set[int] = set()
+    while len(set(found)) < len(found):
+        count = Counter(found)
+        escaped.update(index for index, name in enumerate(found) if count[name] > 1)
+        for index in escaped:
+            found[index] = "/".join(map(_escape, paths[index]))
+    return found
+
+
+def unsupported(path: Path, error: Exception | str) -> UnsupportedLeafError:
+    """The error about the leaf at a path; the message goes on from the path."""
+    return UnsupportedLeafError(f"{shown_path(path)} {error}", path=join(path))
+
+
+def _escape(key: str | int) -> str:
+    return f"~i{key}" if isinstance(key, int) else key.replace("~", "~0").replace("/", "~1")
+
+
+class _Flattening:
+    # One of these runs for each of maybe 20,000 small tensors: what is common is kept short.
+    def __init__(self) -> None:
+        self.places: list[tuple[Path, dict[str, JSON], Any, TensorSpec, int]] = []  # with the index of the first tied one
+        self.strings: dict[int, list[bytes]] = {}
+        self.seen: dict[Hashable, int] = {}
+
+    def run(self, state: Any) -> Flat:
+        flat = Flat(self.value(state, ()), {}, {}, {}, {}, {})
+        found = names([place[0] for place in self.places])
+        for index, (name, (path, node, leaf, spec, first)) in enumerate(zip(found, self.places, strict=True)):
+            node["$tensor"] = name
+            flat.paths[name] = path
+            if first == index:
+                flat.tensors[name], flat.specs[name] = leaf, spec
+            else:
+                flat.aliases[name] = found[first]
+        flat.strings.update((found[index], values) for index, values in self.strings.items())
+        return flat
+
+    def value(self, value: Any, path: Path) -> JSON:
+        adapter = arrays.adapter(value)
+        if adapter is not None:
+            return self.tensor(value, adapter, path)
+        if skeleton.is_scalar(value):
+            return self.scalar(value, path)
+        if len(path) >= MAX_DEPTH:
+            raise unsupported(path, f"is nested deeper than {MAX_DEPTH} levels (does the state contain itself?)")
+        if is_stateful(value):
+            kind = type(value)
+            return {"$object": f"{kind.__module__}.{kind.__qualname__}", "state": self.state(value, path)}
+        try:
+            inner = containers.items(value)
+            saved = rng.capture(value) if inner is None else None
+        except UnsupportedLeafError as error:
+            raise unsupported(path, error) from error
+        if inner is not None:
+            return containers.encode(value, [(key, self.value(item, (*path, key))) for key, item in inner])
+        if saved is None:
+            raise unsupported(path, f"is a {type(value).__qualname__}, which cannot be stored")
+        return {"$rng": saved.kind, "state": skeleton.plain(saved.state)}
+
+    def state(self, value: Any, path: Path) -> JSON:
+        state = state_of(value, path)
+        if is_stateful(state):  # it could go on for ever at the same path
+            raise unsupported(path, f"has a state_dict that is a {type(state).__qualname__} itself")
+        return self.value(state, path)
+
+    def scalar(self, value: Any, path: Path) -> JSON:
+        try:
+            return skeleton.scalar(value)
+        except (TypeError, UnsupportedTensorError) as error:
+            raise unsupported(path, f"is a {type(value).__qualname__}, which cannot be stored") from error
+
+    def tensor(self, leaf: Any, adapter: Adapter, path: Path) -> JSON:
+        index = len(self.places)
+        node: dict[str, JSON] = {"$tensor": None}  # named at the end
+        try:
+            spec = adapter.describe(leaf)
+            if adapter.is_description:
+                raise UnsupportedLeafError(f"is a {type(leaf).__qualname__}, which describes an array and holds no values")
+            if (kind := adapter.kind(leaf)) != "numpy":
+                node["kind"] = kind
+            first = index if 0 in spec.shape else self.seen.setdefault(adapter.identity(leaf), index)
+            if spec.dtype == STRING:
+                self.string(node, adapter.host(leaf), index if first == index else None)
+        except (UnsupportedLeafError, UnsupportedTensorError) as error:
+            raise unsupported(path, error) from error
+        self.places.append((path, node, leaf, spec, first))
+        return node
+
+    def string(self, node: dict[str, JSON], array: np.ndarray[Any, Any], index: int | None) -> None:
+        if index is not None:
+            self.strings[index] = string_values(array)
+        if (tag := string_tag(array)) != "bytes":
+            node["text"] = tag
