@@ -1,0 +1,198 @@
+"""Moves tensors from their extents into arrays: many windows in flight, each checksummed while it is in cache."""
+
+import itertools
+import operator
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+
+from ckptmgr.checksum import crc32c
+from ckptmgr.errors import CorruptCheckpointError, shown
+from ckptmgr.layout import Extent
+from ckptmgr.source import TensorSource
+from ckptmgr.spec import PackedArray
+from ckptmgr.storage import Folder
+from ckptmgr.transfer import planning, slabs
+from ckptmgr.transfer.lanes import share
+from ckptmgr.transfer.planning import Check, Goal, Want, Window
+from ckptmgr.transfer.stats import Progress, Stats, Tally
+
+_Array: TypeAlias = np.ndarray[Any, Any]
+_Files: TypeAlias = dict[tuple[Folder, str], list[tuple[Goal, Extent]]]
+Verify: TypeAlias = Literal["full", "fast", "off"]
+
+
+def read(
+    source: TensorSource, wanted: Iterable[Want], *, verify: Verify = "full", progress: Progress | None = None
+) -> tuple[list[_Array], Stats]:
+    """One array per want, in their order. Nothing is read but what is wanted, and gaps of up to 64 KiB between.
+
+    An ``out`` is filled and is the array given back; one that is not C-contiguous and native is filled through a copy.
+    New arrays are writable, C-contiguous and 64-byte aligned. With ``verify="full"`` every extent that is read whole is
+    compared with its crc32c, if it has one; a slice of an extent cannot be checked. Sizes of files are always looked at
+    before memory is taken. If this raises, the contents of the ``out`` arrays are undefined. ``progress`` is called in
+    this thread.
+
+    Raises:
+        KeyError: the source has no tensor of that name.
+        ValueError: a box that is not inside its tensor, an ``out`` of another shape or dtype or read-only.
+        CorruptCheckpointError: files are missing or too short, bytes are not what was written (the message lists the
+            first tensors of all that are wrong), slices do not cover their tensor.
+        OSError: from the store.
+    """
+    if verify not in get_args(Verify):
+        raise ValueError(f"verify must be one of {get_args(Verify)}, not {verify!r}")
+    started = time.perf_counter()
+    goals = [Goal(source, want) for want in wanted]
+    files = _by_file(goals, source)
+    _check_sizes(files)
+    _place(goals)
+    tally = Tally(progress, sum(goal.nbytes for goal in goals), "plan", "read", "checksum")
+    tally.add(0, plan=time.perf_counter() - started)
+    reader = _Reader(tally, is_checking=verify == "full")
+    reader.read(files)
+    for goal in goals:
+        if not goal.is_raw:
+            source.read(goal.name, goal.box, goal.array)
+            tally.add(goal.nbytes)
+    arrays = [_finished(goal, source) for goal in goals]
+    tally.add(0)
+    return arrays, Stats(tally.done, time.perf_counter() - started, tally.phases)
+
+
+def _by_file(goals: Iterable[Goal], source: TensorSource) -> _Files:
+    """The extents that are to be read, each with its goal, by the file they lie in."""
+    files: _Files = {}
+    last: Extent | None = None
+    for goal in goals:
+        extents = source.extents(goal.name)
+        goal.is_raw = bool(extents) or goal.nbytes == 0
+        for extent in goal.needed(extents) if goal.nbytes and extents else ():
+            # Hashing a folder costs more than all else here, and neighbours are mostly of one file.
+            if last is None or extent.file != last.file or extent.folder is not last.folder:
+                held = files.setdefault((extent.folder, extent.file), [])
+                last = extent
+            held.append((goal, extent))
+    return files
+
+
+def _check_sizes(files: _Files) -> None:
+    """No extent may end behind its file: then no more memory is taken than files are large."""
+    for (folder, file), held in files.items():
+        end, name = max((goal.end(extent), goal.name) for goal, extent in held)
+        head = folder.head(file)
+        where = folder.location(file)
+        if head is None:
+            raise CorruptCheckpointError(f"{where!r} is missing; tensor {name!r} should be in it", file=file, tensor=name)
+        if head.nbytes < end:
+            text = f"{where!r} ends at byte {head.nbytes}, but tensor {name!r} in it at byte {end}: the file was cut off"
+            raise CorruptCheckpointError(text, file=file, tensor=name)
+
+
+def _place(goals: Iterable[Goal]) -> None:
+    """Gives every goal its array: the caller's, if bytes can go straight into that, or a new one."""
+    new: list[Goal] = []
+    for goal in goals:
+        out = goal.out
+        if out is not None and out.flags.c_contiguous and out.dtype == goal.dtype:
+            goal.array = out
+        elif not goal.spec.is_string:
+            new.append(goal)
+    for goal, array in zip(new, slabs.fresh((goal.shape, goal.dtype, goal.nbytes) for goal in new), strict=True):
+        goal.array = array
+
+
+def _finished(goal: Goal, source: TensorSource) -> _Array:
+    if goal.spec.is_string:
+        return source.read(goal.name, goal.box, goal.out)
+    if goal.out is None:
+        return PackedArray.wrap(goal.array, goal.spec) if goal.spec.is_packed else goal.array
+    if goal.array is not goal.out:
+        goal.out[...] = goal.array
+    return goal.out
+
+
+class _Reader:
+    """Reads windows of files in several threads, and remembers what was not as it should be."""
+
+    def __init__(self, tally: Tally, *, is_checking: bool) -> None:
+        self._tally = tally
+        self._checks: list[Check] | None = [] if is_checking else None
+        self._damaged: list[tuple[str, str, Folder]] = []  # file, tensor, and the folder of the file
+
+    def read(self, files: _Files) -> None:
+        """Reads all that is wanted of the files, and then tells what is damaged."""
+        stores = [folder.store for folder, _ in files]
+        windows = (planning.windows(*file, held, self._checks) for file, held in files.items())
+        workers = max((min(store.workers, self._tally.total // store.window_nbytes + 1) for store in stores), default=1)
+        share(itertools.chain.from_iterable(windows), self._run, workers)
+        for check in self._checks or ():
+            if not check.holds():
+                self._damaged.append((check.extent.file, check.tensor, check.extent.folder))
+        if self._damaged:
+            self._damaged.sort(key=operator.itemgetter(0, 1))
+            file, tensor, folder = self._damaged[0]
+            names = shown(list(dict.fromkeys(name for _, name, _ in self._damaged)))
+            text = f"bytes of {names} are not what was written (their crc32c differs); the first is in {folder.location(file)!r}"
+            raise CorruptCheckpointError(text, file=file, tensor=tensor)
+
+    def _run(self, line: Iterator[Window]) -> None:
+        """Reads one window of the line after another, until there are no more."""
+        scratch = _Scratch()
+        for window in line:
+            started = time.perf_counter()
+            buffers, parts = scratch.buffers(window)
+            _read_into(window, buffers)
+            arrived = time.perf_counter()
+            nbytes = 0
+            for span, part in zip(window.spans, parts, strict=True):
+                # Now, while the bytes are in cache.
+                if span.crc32c is not None and crc32c(part) != span.crc32c:
+                    self._damaged.append((window.file, span.tensor, window.folder))
+                if span.check is not None:
+                    span.check.found[span.order] = crc32c(part), span.nbytes
+                if span.strides is not None:
+                    span.target[...] = np.ndarray(span.target.shape, span.target.dtype, part, 0, span.strides)
+                nbytes += span.target.nbytes
+            self._tally.add(nbytes, read=arrived - started, checksum=time.perf_counter() - arrived)
+
+
+class _Scratch:
+    """One thread's memory for bytes that do not go straight to their place, or that nobody wants."""
+
+    def __init__(self) -> None:
+        self._staged = slabs.raw(0)
+        self._gap = slabs.raw(planning.GAP_NBYTES)
+
+    def buffers(self, window: Window) -> tuple[list[_Array], list[_Array]]:
+        """What the window's bytes are read into: all of it, gaps included, and the part for each span."""
+        needed = sum(slabs.aligned(span.nbytes) for span in window.spans if span.strides is not None)
+        if needed > self._staged.nbytes:
+            self._staged = slabs.raw(needed)
+        buffers: list[_Array] = []
+        parts: list[_Array] = []
+        at, used = window.spans[0].offset, 0
+        for span in window.spans:
+            if span.offset > at:
+                buffers.append(self._gap[: span.offset - at])
+            part = span.target
+            if span.strides is not None:
+                part = self._staged[used : used + span.nbytes]
+                used += slabs.aligned(span.nbytes)
+            buffers.append(part)
+            parts.append(part)
+            at = span.offset + span.nbytes
+        return buffers, parts
+
+
+def _read_into(window: Window, buffers: Sequence[_Array]) -> None:
+    try:
+        window.folder.read_into(window.file, window.spans[0].offset, buffers)
+    except FileNotFoundError as error:
+        where = window.folder.location(window.file)
+        raise CorruptCheckpointError(f"{where!r} is missing", file=window.file) from error
+    except EOFError as error:
+        where = window.folder.location(window.file)
+        raise CorruptCheckpointError(f"{where!r} is shorter than the tensors in it: {error}", file=window.file) from error

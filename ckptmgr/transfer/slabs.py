@@ -1,0 +1,62 @@
+"""Memory for new arrays: aligned, and in few large pieces, because page faults cost more than the copies into it.
+
+Small arrays share slabs of bounded size: an array keeps its slab alive, and so never much more than itself.
+"""
+
+import mmap
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+
+SLAB_NBYTES = 64 << 20  # arrays larger than this have a slab of their own
+ALIGN = 64  # a cache line; on some machines the kernel copies several times slower to what is not so aligned
+_MAPPED_NBYTES = 1 << 20  # below this, malloc's memory is as good as a map of our own
+
+Kind: TypeAlias = tuple[tuple[int, ...], np.dtype[Any], int]  # shape, dtype, nbytes
+
+
+def fresh(kinds: Iterable[Kind]) -> Iterator[np.ndarray[Any, Any]]:
+    """New writable C-contiguous arrays of these kinds, 64-byte aligned, with undefined contents."""
+    slab: list[Kind] = []
+    filled = 0
+    for kind in kinds:
+        if slab and filled + kind[2] > SLAB_NBYTES:
+            yield from _carved(slab, filled)
+            slab, filled = [], 0
+        slab.append(kind)
+        filled += aligned(kind[2])
+    yield from _carved(slab, filled)
+
+
+def aligned(nbytes: int) -> int:
+    """The next multiple of the alignment."""
+    return -(-nbytes // ALIGN) * ALIGN
+
+
+def raw(nbytes: int) -> np.ndarray[Any, Any]:
+    """So many new bytes, aligned.
+
+    Raises:
+        MemoryError: there are not so many.
+    """
+    if nbytes < _MAPPED_NBYTES:
+        memory = np.empty(nbytes + ALIGN, np.uint8)
+        start = -memory.ctypes.data % ALIGN
+        return memory[start : start + nbytes]
+    # Private: the default would be shared with forked children, who would write into our arrays.
+    try:
+        pages = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"cannot have {nbytes} bytes of memory") from error
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, np.uint8)
+
+
+def _carved(kinds: list[Kind], nbytes: int) -> Iterator[np.ndarray[Any, Any]]:
+    slab = raw(nbytes)
+    offset = 0
+    for shape, dtype, size in kinds:
+        yield np.ndarray(shape, dtype, slab, offset)
+        offset += aligned(size)
