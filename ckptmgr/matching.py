@@ -1,0 +1,308 @@
+"""What a template wants against what a checkpoint holds: which fits which, and every difference. Pure: nothing is read."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ckptmgr.casting import REFUSED, Cast, can_become, can_cast, can_fill, cast_scalar
+from ckptmgr.errors import CorruptCheckpointError, StateMismatchError, shown
+from ckptmgr.renaming import Rule, Selection, near_names, rename_tree, walk
+from ckptmgr.rng import RngState
+from ckptmgr.skeleton import Path, TensorNode, decode
+from ckptmgr.source import TensorSource
+from ckptmgr.spec import TensorSpec
+from ckptmgr.step import JSON
+from ckptmgr.transfer import Stats
+from ckptmgr.tree import join
+
+_SHOWN = 5  # of differences of one sort in a message; the error has them all
+ABSENT: Any = object()  # in place of a value where any value may stand
+
+
+class Mismatch(NamedTuple):
+    """A value that is wanted in one form and found in another."""
+
+    name: str
+    wanted: str
+    found: str
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreReport:
+    """What a restore did, by names: those of ``into``, and for what it does not have those of the checkpoint.
+
+    ``near`` gives for missing and unexpected names the nearest of the other side. ``recast`` were converted, as ``cast``
+    allowed. ``kept`` are plain values of objects with a `state_dict` that the checkpoint lacks; the objects keep their own.
+    ``skipped`` are newer steps that failed their checks, filled in by whoever chose the step.
+    """
+
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[Mismatch, ...] = ()
+    recast: tuple[Mismatch, ...] = ()
+    near: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    filled: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    skipped: tuple[Any, ...] = ()
+    stats: Stats | None = None
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether everything wanted was found, and nothing else."""
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    def check(self) -> None:
+        """Raises StateMismatchError that lists every difference, if there is one."""
+        if self.is_exact:
+            return
+        different = [f"{name!r} (wanted {wanted}, found {found})" for name, wanted, found in self.mismatched]
+        parts = [
+            _listed("missing from the checkpoint", [self._with_near(name) for name in self.missing]),
+            _listed("not wanted by `into`", [self._with_near(name) for name in self.unexpected]),
+            _listed("different", different),
+        ]
+        raise StateMismatchError(
+            f"`into` and the checkpoint differ; nothing was changed. {' '.join(filter(None, parts))} "
+            "Fix `into`, or pass rename=, select=, cast= or strict=False.",
+            missing=self.missing,
+            unexpected=self.unexpected,
+            report=self,
+        )
+
+    def _with_near(self, name: str) -> str:
+        near = self.near.get(name)
+        return f"{name!r} (near: {shown(near)})" if near else repr(name)
+
+
+class Wanted(NamedTuple):
+    """A leaf of the template. ``what`` is its spec, a generator's state, or a plain value; ``kind`` an array's kind.
+
+    ``tie`` is the same for leaves that are the same memory, and -1 for what is not an array.
+    """
+
+    path: Path
+    what: Any
+    kind: str = "numpy"
+    tie: int = -1
+
+
+class Pair(NamedTuple):
+    """A wanted leaf and the path of what fills it; ``value`` is a plain value's new one, else `ABSENT`."""
+
+    wanted: Wanted
+    path: Path
+    value: Any = ABSENT
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What fills what.
+
+    ``used`` are the paths of the checkpoint that met a wanted leaf, fitting or not; ``left`` those of wanted leaves that met
+    something that does not fit. ``tied`` were not found, but share the memory of a leaf that was.
+    """
+
+    pairs: list[Pair]
+    used: frozenset[Path]
+    left: frozenset[Path]
+    tied: tuple[Wanted, ...]
+    report: RestoreReport
+
+
+class Stored:
+    """What a checkpoint holds: its decoded skeleton, with `TensorNode` and `RngState` as leaves.
+
+    A foreign file has no skeleton: it is one flat dict of names.
+
+    Raises:
+        CorruptCheckpointError: the skeleton is damaged, or names a tensor that is not there.
+    """
+
+    def __init__(self, source: TensorSource, skeleton: JSON | None, rules: Sequence[Rule] = ()) -> None:
+        self.specs, self.aliases = source.specs, source.aliases
+        self.is_foreign = skeleton is None
+        if skeleton is None:
+            self.tree: Any = {name: TensorNode(name) for name in [*self.specs, *self.aliases]}
+        else:
+            self.tree = decode(skeleton, lambda _, leaf: leaf)
+        if rules:
+            self.tree = rename_tree(self.tree, rules, is_flat=self.is_foreign)
+        self.leaves: dict[Path, Any] = dict(walk(self.tree))
+        for leaf in self.leaves.values():
+            if isinstance(leaf, TensorNode):
+                self.spec(leaf)
+
+    def tensor(self, node: TensorNode) -> str:
+        """The name under which the source has the tensor."""
+        return node.name if node.name in self.specs else self.aliases.get(node.name, node.name)
+
+    def spec(self, node: TensorNode) -> TensorSpec:
+        """The tensor's spec."""
+        try:
+            return self.specs[self.tensor(node)]
+        except KeyError as error:
+            message = f"the state tree names a tensor {node.name!r} that the checkpoint does not hold"
+            raise CorruptCheckpointError(message, tensor=node.name) from error
+
+    def find(self, path: Path) -> Any:
+        """What is at that path: a leaf or a container; `ABSENT` if there is nothing."""
+        if self.is_foreign and path:
+            return self._find_foreign(path)
+        found = self.tree
+        for key in path:
+            found = child(found, key)
+        return found
+
+    def _find_foreign(self, path: Path) -> Any:
+        names = ["/".join(map(str, path)), ".".join(map(str, path))]
+        if name := next((name for name in names if name in self.tree), None):
+            return self.tree[name]
+        starts = names[0] + "/", names[1] + "."
+        inner = {name[len(starts[0]) :]: leaf for name, leaf in self.tree.items() if name.startswith(starts)}
+        return inner or ABSENT
+
+
+def child(found: Any, key: str | int) -> Any:
+    """What a container of a decoded skeleton has under that key, or `ABSENT`."""
+    if isinstance(found, dict):
+        return found.get(key, ABSENT)
+    is_list = isinstance(found, list | tuple) and not isinstance(found, TensorNode | RngState)
+    return found[key] if is_list and isinstance(key, int) and 0 <= key < len(found) else ABSENT
+
+
+def match(stored: Stored, wanted: Sequence[Wanted], *, free: Iterable[Path], select: Selection, cast: Cast) -> Match:
+    """Finds for each wanted leaf what fills it: what has its path, else what has its name.
+
+    Below the paths in ``free`` the checkpoint may hold whatever it likes.
+    """
+    wanted = [want for want in wanted if join(want.path) in select]
+    places = _places(stored, wanted)
+    pairs: list[Pair] = []
+    different: list[Mismatch] = []
+    recast: list[Mismatch] = []
+    for want in wanted:
+        if want.path not in places:
+            continue
+        pair, is_same = _fit(stored, want, places[want.path], cast)
+        if pair is not None:
+            pairs.append(pair)
+        if not is_same:
+            found = stored.leaves[places[want.path]]
+            text = stored.spec(found) if isinstance(found, TensorNode) else found
+            difference = Mismatch(join(want.path), shown_spec(want.what, want.kind), shown_spec(text, getattr(found, "kind", "")))
+            (different if pair is None else recast).append(difference)
+    pairs, untied = _untied(stored, pairs)
+    ties = {pair.wanted.tie for pair in pairs if pair.wanted.tie >= 0}
+    absent = [want for want in wanted if want.path not in places]
+    missing = [join(want.path) for want in absent if want.tie not in ties]
+    tied = tuple(want for want in absent if want.tie in ties)
+    used = frozenset(places.values())
+    unexpected = [name for name in map(join, _beside(stored, used, free)) if name in select]
+    report = RestoreReport(
+        missing=tuple(missing),
+        unexpected=tuple(unexpected),
+        mismatched=(*different, *untied),
+        recast=tuple(recast),
+        near=_near(missing, unexpected, wanted, stored),
+        filled=tuple(join(want.path) for want in (*(pair.wanted for pair in pairs), *tied)),
+    )
+    return Match(pairs, used, frozenset(places) - {pair.wanted.path for pair in pairs}, tied, report)
+
+
+def shown_spec(what: Any, kind: str = "") -> str:
+    """What a leaf is, for people: of a spec, of a generator's state, or of a plain value."""
+    if isinstance(what, TensorSpec):
+        return f"{what.dtype}{list(what.shape)}" + (f" of {kind}" if "/" in kind else "")
+    if isinstance(what, RngState):
+        return what.algorithm
+    return f"numpy {what.dtype}" if isinstance(what, np.generic) else type(what).__name__
+
+
+def _listed(what: str, texts: Sequence[str]) -> str:
+    """The first few of many, and how many there are."""
+    more = ", ..." if len(texts) > _SHOWN else ""
+    return f"{len(texts)} {what}: {', '.join(texts[:_SHOWN])}{more}." if texts else ""
+
+
+def _places(stored: Stored, wanted: Sequence[Wanted]) -> dict[Path, Path]:
+    """For each wanted path the one in the checkpoint: the same, or else one of the same name that nobody else has."""
+    places = {want.path: want.path for want in wanted if want.path in stored.leaves}
+    if len(places) == len(wanted):
+        return places
+    by_name: dict[str, list[Path]] = {}
+    for path in stored.leaves:
+        if path not in places:
+            by_name.setdefault(join(path), []).append(path)
+    for want in wanted:
+        if want.path in places:
+            continue
+        names = [join(want.path), ".".join(map(str, want.path))] if stored.is_foreign else [join(want.path)]
+        paths = next((by_name[name] for name in names if name in by_name), [])
+        if len(paths) == 1:
+            places[want.path] = paths[0]
+    return places
+
+
+def _fit(stored: Stored, want: Wanted, path: Path, cast: Cast) -> tuple[Pair | None, bool]:
+    """The pair, if the one can fill the other, and whether they are the same kind of thing."""
+    leaf = stored.leaves[path]
+    pair = Pair(want, path)
+    if isinstance(want.what, RngState):
+        fits = isinstance(leaf, RngState) and leaf.algorithm == want.what.algorithm
+        return (pair if fits else None), fits
+    if isinstance(leaf, RngState):
+        return None, False
+    if isinstance(leaf, TensorNode):
+        found = stored.spec(leaf)
+        if not isinstance(want.what, TensorSpec):
+            return (pair, True) if can_become(found, want.what, cast, is_foreign=stored.is_foreign) else (None, False)
+        is_other_key = leaf.kind != want.kind and leaf.kind.startswith("jax.key/") and want.kind.startswith("jax.key/")
+        if is_other_key or found.shape != want.what.shape or not can_cast(found.dtype, want.what.dtype, cast):
+            return None, False
+        return pair, found.dtype == want.what.dtype
+    if isinstance(want.what, TensorSpec):
+        is_same = isinstance(leaf, np.generic) and leaf.dtype.name == want.what.dtype
+        return (pair._replace(value=leaf), is_same) if can_fill(leaf, want.what, cast) else (None, False)
+    value = cast_scalar(leaf, want.what, cast)
+    return (None, False) if value is REFUSED else (pair._replace(value=value), type(value) is type(leaf))
+
+
+def _untied(stored: Stored, pairs: list[Pair]) -> tuple[list[Pair], list[Mismatch]]:
+    """Without pairs whose leaf would be filled a second time, with another tensor: the later one stays."""
+    last: dict[int, tuple[int, str]] = {}
+    dropped: set[int] = set()
+    different: list[Mismatch] = []
+    for index, pair in enumerate(pairs):
+        leaf = stored.leaves[pair.path]
+        if pair.wanted.tie < 0 or not isinstance(leaf, TensorNode):
+            continue
+        before = last.get(pair.wanted.tie)
+        if before is not None and before[1] != stored.tensor(leaf):
+            first = join(pairs[before[0]].wanted.path)
+            different.append(Mismatch(join(pair.wanted.path), f"tied to {first!r}", f"a tensor other than {first!r}"))
+            dropped.update(at for at in range(index) if pairs[at].wanted.tie == pair.wanted.tie)
+        last[pair.wanted.tie] = index, stored.tensor(leaf)
+    return [pair for index, pair in enumerate(pairs) if index not in dropped], different
+
+
+def _beside(stored: Stored, used: frozenset[Path], free: Iterable[Path]) -> list[Path]:
+    """Paths of the checkpoint that nothing wanted and that are not below a free one."""
+    free = frozenset(free)
+    if () in free:
+        return []
+    rest = [path for path in stored.leaves if path not in used]
+    if stored.is_foreign:
+        starts = tuple(separator.join(map(str, path)) + separator for path in free for separator in "/.")
+        return [path for path in rest if not f"{path[0]}/".startswith(starts) and not f"{path[0]}.".startswith(starts)]
+    return [path for path in rest if not any(path[:depth] in free for depth in range(1, len(path) + 1))]
+
+
+def _near(
+    missing: Sequence[str], unexpected: Sequence[str], wanted: Sequence[Wanted], stored: Stored
+) -> dict[str, tuple[str, ...]]:
+    if not (missing or unexpected):
+        return {}
+    near = near_names(unexpected, missing or [join(want.path) for want in wanted])
+    return {**near, **near_names(missing, unexpected or [join(path) for path in stored.leaves])}

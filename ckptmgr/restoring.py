@@ -1,0 +1,273 @@
+"""From a source of tensors to a state: what every restore does once a checkpoint is open.
+
+First everything is compared, and every difference told, before a byte is read or a leaf touched. Then tensors are read,
+straight into the template's own memory where that is possible; then objects get their states; random generators are set
+last, so that nothing that comes before disturbs them.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+import numpy as np
+
+from ckptmgr import arrays, rng, transfer
+from ckptmgr.casting import Cast, cast_array, to_scalar
+from ckptmgr.matching import ABSENT, Match, RestoreReport, Stored, Wanted, match
+from ckptmgr.renaming import Rule, Selection, walk
+from ckptmgr.rng import RngState
+from ckptmgr.skeleton import Path, TensorNode
+from ckptmgr.source import TensorSource
+from ckptmgr.spec import PackedArray, TensorSpec
+from ckptmgr.step import JSON
+from ckptmgr.template import Building, Template, survey
+from ckptmgr.transfer import Progress, Stats, Verify, Want
+from ckptmgr.tree import finish, join
+
+STAGED_NBYTES = 1 << 28  # of tensors that pass through memory of ours on their way to a device or another dtype
+
+
+def restore(
+    source: TensorSource,
+    skeleton: JSON | None,
+    *,
+    into: Any = None,
+    select: Sequence[str] | str | None = None,
+    rename: Sequence[Rule] | None = None,
+    cast: Cast = "no",
+    strict: bool = True,
+    verify: Verify = "full",
+    progress: Progress | None = None,
+) -> tuple[Any, RestoreReport]:
+    """The state of a source, in the form of ``into``, and a report of what was done.
+
+    ``into`` gives containers, types, shapes, dtypes and devices. Mutable arrays in it are filled in place and are in the
+    new state themselves; read-only ones and those of frameworks without mutable arrays are replaced. Containers are made
+    anew. None in it, or no ``into``, takes whatever the checkpoint has there, as dicts, lists, tuples, plain values and
+    numpy arrays. ``skeleton`` None is a foreign file: a flat dict, matched by names joined by ``/`` or ``.``.
+
+    With ``strict`` every difference is an error; without it, what fits is restored, the rest stays as it is in ``into`` and is
+    listed in the report. ``select`` restricts both sides to names that a glob matches. ``rename`` are rules that change the
+    checkpoint's names, each applied to what the one before gave. ``cast`` says which dtypes may be converted.
+
+    If `CorruptCheckpointError` or `OSError` is raised while tensors are read, arrays filled in place have undefined contents,
+    and nothing else has been changed.
+
+    Raises:
+        StateMismatchError: ``into`` and the checkpoint differ; lists every difference, and nothing was changed.
+        UnsupportedLeafError: a leaf of ``into`` cannot be filled; names its path.
+        CorruptCheckpointError: bytes are not what was written; names file and tensor.
+        ValueError: an unknown ``cast``, a glob that matches nothing, rules that give two values one name.
+    """
+    if cast not in get_args(Cast):
+        raise ValueError(f"cast must be one of {get_args(Cast)}, not {cast!r}")
+    stored = Stored(source, skeleton, rename or ())
+    template = survey(into, is_foreign=stored.is_foreign)
+    selection = Selection(select)
+    selection.check(map(join, [*stored.leaves, *template.leaves, *template.anything]))
+    matched = match(stored, template.wanted, free=template.free, select=selection, cast=cast)
+    report = _with_anything(matched.report, template, stored, selection)
+    if strict:
+        report.check()
+    reading = _Reading(source, stored, template, verify, progress)
+    reading.plan(matched, selection)
+    stats = reading.run()
+    building = Building(template, stored, selection, reading.values, matched, reading.found)
+    state = building.state()
+    building.load()
+    reading.fill_generators()
+    return state, dataclasses.replace(report, kept=tuple(building.kept), stats=stats)
+
+
+@dataclass(slots=True)
+class _Job:
+    """A tensor that is read once, for all leaves that want it; ``is_found`` if it is wanted as it is, too."""
+
+    spec: TensorSpec
+    users: list[Wanted] = field(default_factory=list)
+    is_found: bool = False
+
+
+class _Reading:
+    """Reads what a match asks for: into the memory of leaves where that is possible, else in batches that are given on."""
+
+    def __init__(
+        self, source: TensorSource, stored: Stored, template: Template, verify: Verify, progress: Progress | None
+    ) -> None:
+        self.source = source
+        self.stored = stored
+        self.template = template
+        self.verify: Verify = verify
+        self.progress = progress
+        self.jobs: dict[str, _Job] = {}
+        self.values: dict[Path, Any] = {}
+        self.places: dict[Path, np.ndarray[Any, Any]] = {}  # memory of leaves that is read into
+        self.arrays: dict[str, np.ndarray[Any, Any]] = {}  # wanted as they are
+        self.made: dict[tuple[str, bool], Any] = {}
+        self.ties: dict[int, tuple[Any, Any]] = {}  # the first leaf of tied ones, and what it became
+        self.tied: tuple[Wanted, ...] = ()
+        self.generators: list[tuple[Any, Any]] = []  # with their new states
+
+    def plan(self, matched: Match, select: Selection) -> None:
+        """Takes over everything that needs no reading, and notes what does."""
+        self.tied = matched.tied
+        for wanted, path, value in matched.pairs:
+            found = self.stored.leaves[path]
+            if isinstance(found, TensorNode):
+                self._job(found).users.append(wanted)
+            elif isinstance(found, RngState):
+                self.values[wanted.path] = self.template.leaves[wanted.path]
+                self.generators.append((self.values[wanted.path], found))
+            elif isinstance(wanted.what, TensorSpec):
+                self._set(wanted, arrays.fill(self._leaf(wanted), cast_array(np.array(value), wanted.what.numpy)))
+            else:
+                self.values[wanted.path] = value
+        for start in self.template.free:
+            found = self.stored.find(start)
+            for path, leaf in () if found is ABSENT else walk(found, start):
+                if isinstance(leaf, TensorNode) and path not in matched.used and join(path) in select:
+                    self._job(leaf).is_found = True
+
+    def run(self) -> Stats:
+        """Reads all there is to read. Leaves get their values; generators not yet."""
+        total = sum(job.spec.nbytes for job in self.jobs.values())
+        stats = Stats(0, 0.0, {})
+        for batch in self._batches():
+            arrays_read, more = transfer.read(
+                self.source,
+                [Want(name, None, None if direct is None else self.places[direct.path]) for name, direct in batch],
+                verify=self.verify,
+                progress=self._shifted(stats.nbytes, total),
+            )
+            stats = _sum(stats, more)
+            for (name, direct), array in zip(batch, arrays_read, strict=True):
+                self._give(name, array, direct)
+        for user in self.tied:
+            first, value = self.ties[user.tie]
+            self.values[user.path] = self._leaf(user) if value is first else value
+        return stats
+
+    def found(self, leaf: Any, is_inside: bool) -> Any:
+        """What stands for a leaf of the checkpoint without a template; in the state of an object, of the kind that it was."""
+        if isinstance(leaf, RngState):
+            return rng.rebuild(leaf)
+        if not isinstance(leaf, TensorNode):
+            return leaf
+        name = self.stored.tensor(leaf)
+        if (name, is_inside) not in self.made:
+            array = _copy(self.arrays[name]) if (name, not is_inside) in self.made else self.arrays[name]
+            self.made[name, is_inside] = arrays.make(leaf.kind, array) if is_inside else finish(leaf, array)
+        return self.made[name, is_inside]
+
+    def fill_generators(self) -> None:
+        """Sets the random generators of the template, which nothing may disturb afterwards."""
+        for leaf, state in self.generators:
+            if isinstance(state, RngState):
+                rng.fill(leaf, state)
+            else:
+                arrays.fill(leaf, state)
+
+    def _job(self, node: TensorNode) -> _Job:
+        name = self.stored.tensor(node)
+        job = self.jobs.get(name)
+        if job is None:
+            job = self.jobs[name] = _Job(self.stored.specs[name])
+        return job
+
+    def _leaf(self, wanted: Wanted) -> Any:
+        return self.template.leaves[wanted.path]
+
+    def _batches(self) -> Iterator[list[tuple[str, Wanted | None]]]:
+        """Names with the leaf whose memory is read into, if any. What stays in our memory for a while comes in small batches."""
+        direct: list[tuple[str, Wanted | None]] = []
+        staged: list[tuple[str, Wanted | None]] = []
+        for name, job in self.jobs.items():
+            into = next((user for user in job.users if self._has_place(user, job.spec)), None)
+            (staged if into is None and not job.is_found else direct).append((name, into))
+        if direct:
+            yield direct
+        batch: list[tuple[str, Wanted | None]] = []
+        size = 0
+        for name, _ in staged:
+            batch.append((name, None))
+            size += self.jobs[name].spec.nbytes
+            if size >= STAGED_NBYTES:
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
+
+    def _has_place(self, user: Wanted, spec: TensorSpec) -> bool:
+        """Whether the leaf has memory that can be read into; it is then noted."""
+        place = arrays.destination(self._leaf(user)) if user.what == spec else None
+        if place is not None:
+            self.places[user.path] = place
+        return place is not None
+
+    def _give(self, name: str, array: np.ndarray[Any, Any], direct: Wanted | None) -> None:
+        """Fills the leaves that want this array. Its memory is given away at most once."""
+        job = self.jobs[name]
+        is_ours = direct is None
+        if direct is not None:
+            self._set(direct, self._leaf(direct))
+        if job.is_found:
+            self.arrays[name] = array if is_ours else _copy(array)
+            is_ours = False
+        for user in job.users:
+            leaf = self._leaf(user)
+            if user is direct:
+                continue
+            if user.tie in self.ties:
+                first, value = self.ties[user.tie]
+                self._set(user, leaf if value is first else value)
+            elif not isinstance(user.what, TensorSpec):
+                self._set(user, to_scalar(array, user.what))
+            elif self._has_place(user, job.spec):
+                np.copyto(self.places[user.path], array)
+                self._set(user, leaf)
+            else:
+                new = cast_array(array, user.what.numpy)
+                if new is array and not is_ours:
+                    new = _copy(array)
+                is_ours = is_ours and new is not array
+                self._fill(user, leaf, new)
+
+    def _fill(self, user: Wanted, leaf: Any, array: np.ndarray[Any, Any]) -> None:
+        if user.kind.startswith("torch.generator/"):
+            self.generators.append((leaf, array))
+            self._set(user, leaf)
+        else:
+            self._set(user, arrays.fill(leaf, array))
+
+    def _set(self, user: Wanted, value: Any) -> None:
+        self.values[user.path] = value
+        if user.tie >= 0 and user.tie not in self.ties:
+            self.ties[user.tie] = self._leaf(user), value
+
+    def _shifted(self, before: int, total: int) -> Progress | None:
+        if self.progress is None:
+            return None
+        progress = self.progress
+        return lambda done, _: progress(before + done, total)
+
+
+def _with_anything(report: RestoreReport, template: Template, stored: Stored, select: Selection) -> RestoreReport:
+    """The report with what None in the template gets, or does not."""
+    missing, filled = [], []
+    for start in template.anything:
+        found = stored.find(start)
+        if found is ABSENT:
+            missing += [join(start)] if join(start) in select else []
+        else:
+            filled += [name for name in (join(path) for path, _ in walk(found, start)) if name in select]
+    return dataclasses.replace(report, missing=(*report.missing, *missing), filled=(*report.filled, *filled))
+
+
+def _copy(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return PackedArray.wrap(array.copy(), array.spec) if isinstance(array, PackedArray) else array.copy()
+
+
+def _sum(first: Stats, second: Stats) -> Stats:
+    phases = {key: first.phases.get(key, 0) + second.phases.get(key, 0) for key in {**first.phases, **second.phases}}
+    return Stats(first.nbytes + second.nbytes, first.seconds + second.seconds, phases)
