@@ -120,14 +120,18 @@ def detect(folder: Folder, path: str) -> Backend:
     siblings = frozenset((inside if inside and (inside.files or inside.folders) else folder.list()).files)
     # A name may be a file, a folder, or the prefix of a set of files.
     if head is None and not (inside and inside.files) and not any(name.startswith(path) for name in siblings):
-        raise FileNotFoundError(f"nothing at {folder.location(path)!r}")
+        if inside and inside.folders:
+            raise FileNotFoundError(f"no checkpoint in {folder.location(path)!r}, only folders: of a run, open one step's folder")
+        raise FileNotFoundError(f"nothing at {folder.location(path)!r} (links inside a folder are not followed)")
     for name in available():
         backend = find(name)
         if backend.recognizes(path, first, siblings):
             return backend
     names = available()
     raise BackendNotFoundError(
-        f"no installed backend recognizes {folder.location(path)!r} (tried: {shown(names) or 'none'})", available=names
+        f"no installed backend recognizes {folder.location(path)!r} (tried: {shown(names) or 'none'}): "
+        "if it is a checkpoint, install the backend of its format",
+        available=names,
     )
 
 

@@ -130,12 +130,12 @@ def pack(parts: Sequence[Part], max_file_nbytes: int | None = None) -> tuple[tup
     There is always at least one file.
 
     Raises:
-        ValueError: the limit is not positive.
+        ValueError: the limit is not a positive integer.
     """
     if max_file_nbytes is None:
         return (tuple(parts),)
-    if max_file_nbytes <= 0:
-        raise ValueError(f"max_file_nbytes must be positive, not {max_file_nbytes}")
+    if isinstance(max_file_nbytes, str) or max_file_nbytes <= 0:
+        raise ValueError(f"max_file_nbytes must be a positive number of bytes, as 5 * 10**9, not {max_file_nbytes!r}")
     files: list[list[Part]] = []
     current: list[Part] | None = None
     filled = 0

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ckptmgr import garbage
 from ckptmgr.casting import REFUSED, Cast, can_become, can_cast, can_fill, cast_scalar
 from ckptmgr.errors import CorruptCheckpointError, StateMismatchError, shown
 from ckptmgr.renaming import Rule, Selection, near_names, rename_tree, walk
@@ -57,19 +58,29 @@ class RestoreReport:
         """Raises StateMismatchError that lists every difference, if there is one."""
         if self.is_exact:
             return
-        different = [f"{name!r} (wanted {wanted}, found {found})" for name, wanted, found in self.mismatched]
-        parts = [
-            _listed("missing from the checkpoint", [self._with_near(name) for name in self.missing]),
-            _listed("not wanted by `into`", [self._with_near(name) for name in self.unexpected]),
-            _listed("different", different),
-        ]
         raise StateMismatchError(
-            f"`into` and the checkpoint differ; nothing was changed. {' '.join(filter(None, parts))} "
+            f"`into` and the checkpoint differ; nothing was changed. {' '.join(self._differences())} "
             "Fix `into`, or pass rename=, select=, cast= or strict=False.",
             missing=self.missing,
             unexpected=self.unexpected,
             report=self,
         )
+
+    def __str__(self) -> str:
+        recast = [f"{name!r} ({found} to {wanted})" for name, wanted, found in self.recast]
+        skipped = [f"step {entry.step}" for entry in self.skipped]
+        parts = [*self._differences(), _listed("recast", recast), _listed("newer steps skipped as damaged", skipped)]
+        return "\n".join([f"{len(self.filled)} restored.", *filter(None, parts)])
+
+    def _differences(self) -> list[str]:
+        named = {near for name in self.missing for near in self.near.get(name, ())}  # a pair is told once
+        different = [f"{name!r} (wanted {wanted}, found {found})" for name, wanted, found in self.mismatched]
+        parts = [
+            _listed("missing from the checkpoint", [self._with_near(name) for name in self.missing]),
+            _listed("not wanted by `into`", [repr(name) if name in named else self._with_near(name) for name in self.unexpected]),
+            _listed("different", different),
+        ]
+        return [part for part in parts if part]
 
     def _with_near(self, name: str) -> str:
         near = self.near.get(name)
@@ -120,6 +131,7 @@ class Stored:
         CorruptCheckpointError: the skeleton is damaged, or names a tensor that is not there.
     """
 
+    @garbage.later()
     def __init__(self, source: TensorSource, skeleton: JSON | None, rules: Sequence[Rule] = ()) -> None:
         self.specs, self.aliases = source.specs, source.aliases
         self.is_foreign = skeleton is None
@@ -131,8 +143,8 @@ class Stored:
             self.tree = rename_tree(self.tree, rules, is_flat=self.is_foreign)
         self.leaves: dict[Path, Any] = dict(walk(self.tree))
         for leaf in self.leaves.values():
-            if isinstance(leaf, TensorNode):
-                self.spec(leaf)
+            if type(leaf) is TensorNode and leaf.name not in self.specs:
+                self.spec(leaf)  # of an alias, or an error
 
     def tensor(self, node: TensorNode) -> str:
         """The name under which the source has the tensor."""
@@ -155,6 +167,13 @@ class Stored:
             found = child(found, key)
         return found
 
+    def below(self, path: Path) -> Iterable[tuple[Path, Any]]:
+        """The leaves at that path and below it, with their paths."""
+        if not path:
+            return self.leaves.items()
+        found = self.find(path)
+        return () if found is ABSENT else walk(found, path)
+
     def _find_foreign(self, path: Path) -> Any:
         names = ["/".join(map(str, path)), ".".join(map(str, path))]
         if name := next((name for name in names if name in self.tree), None):
@@ -172,12 +191,13 @@ def child(found: Any, key: str | int) -> Any:
     return found[key] if is_list and isinstance(key, int) and 0 <= key < len(found) else ABSENT
 
 
+@garbage.later()
 def match(stored: Stored, wanted: Sequence[Wanted], *, free: Iterable[Path], select: Selection, cast: Cast) -> Match:
     """Finds for each wanted leaf what fills it: what has its path, else what has its name.
 
     Below the paths in ``free`` the checkpoint may hold whatever it likes.
     """
-    wanted = [want for want in wanted if join(want.path) in select]
+    wanted = [want for want in wanted if select.has(want.path)]
     places = _places(stored, wanted)
     pairs: list[Pair] = []
     different: list[Mismatch] = []
@@ -222,7 +242,7 @@ def shown_spec(what: Any, kind: str = "") -> str:
 
 def _listed(what: str, texts: Sequence[str]) -> str:
     """The first few of many, and how many there are."""
-    more = ", ..." if len(texts) > _SHOWN else ""
+    more = f", and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
     return f"{len(texts)} {what}: {', '.join(texts[:_SHOWN])}{more}." if texts else ""
 
 

@@ -88,7 +88,8 @@ def checked_step(step: SupportsIndex) -> int:
         ValueError: negative.
     """
     if isinstance(step, bool) or not hasattr(step, "__index__"):
-        raise TypeError(f"a step is an integer, not {step!r}")
+        found = repr(step) if isinstance(step, str | float | bool) else f"a {type(step).__name__}"  # it may be a whole state
+        raise TypeError(f"a step is an integer, not {found}")
     number = operator.index(step)
     if number < 0:
         raise ValueError(f"a step is 0 or more, not {number}")

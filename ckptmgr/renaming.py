@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ckptmgr.errors import shown
-from ckptmgr.rng import RngState
-from ckptmgr.skeleton import Path, TensorNode
+from ckptmgr.skeleton import Fields, Path
 from ckptmgr.tree import join
 
 Rule: TypeAlias = tuple[str | re.Pattern[str], str] | Callable[[str], str]
@@ -17,6 +16,7 @@ Rule: TypeAlias = tuple[str | re.Pattern[str], str] | Callable[[str], str]
 
 _NEIGHBOURS = 32  # names on each side that may be near
 _MOST = 32  # names that near ones are looked for
+_CONTAINERS = frozenset({dict, Fields, list, tuple})  # of a decoded skeleton; leaves may be tuples of other types
 
 
 def renamed(name: str, rules: Sequence[Rule]) -> str:
@@ -69,9 +69,12 @@ def walk(tree: Any, path: Path = (), *, has_empty: bool = False) -> list[tuple[P
         inner = children(tree)
         if inner is None or (has_empty and not inner):
             found.append((path, tree))
-        else:
-            for key, value in inner:
+            return
+        for key, value in inner:
+            if type(value) in _CONTAINERS:
                 visit(value, (*path, key))
+            else:  # a call for each of maybe 20,000 leaves costs more than all else here
+                found.append(((*path, key), value))
 
     visit(tree, path)
     return found
@@ -79,11 +82,9 @@ def walk(tree: Any, path: Path = (), *, has_empty: bool = False) -> list[tuple[P
 
 def children(tree: Any) -> list[tuple[str | int, Any]] | None:
     """Keys and values of a container in a decoded skeleton; None for a leaf."""
-    if isinstance(tree, dict):
-        return list(tree.items())
-    if isinstance(tree, list) or (isinstance(tree, tuple) and not isinstance(tree, TensorNode | RngState)):
-        return list(enumerate(tree))
-    return None
+    if type(tree) not in _CONTAINERS:
+        return None
+    return list(tree.items() if isinstance(tree, dict) else enumerate(tree))
 
 
 class Selection:
@@ -95,6 +96,10 @@ class Selection:
 
     def __contains__(self, name: str) -> bool:
         return self._globs is None or any(pattern.match(name) for pattern in self._patterns)
+
+    def has(self, path: Path) -> bool:
+        """Whether the name of that path is asked for."""
+        return self._globs is None or join(path) in self
 
     def check(self, names: Iterable[str]) -> None:
         """Makes sure that no glob is a slip.

@@ -7,15 +7,14 @@ last, so that nothing that comes before disturbs them.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import numpy as np
 
-from ckptmgr import arrays, rng, transfer
+from ckptmgr import arrays, garbage, rng, transfer
 from ckptmgr.casting import Cast, cast_array, to_scalar
 from ckptmgr.matching import ABSENT, Match, RestoreReport, Stored, Wanted, match
-from ckptmgr.renaming import Rule, Selection, walk
+from ckptmgr.renaming import Rule, Selection
 from ckptmgr.rng import RngState
 from ckptmgr.skeleton import Path, TensorNode
 from ckptmgr.source import TensorSource
@@ -80,15 +79,6 @@ def restore(
     return state, dataclasses.replace(report, kept=tuple(building.kept), stats=stats)
 
 
-@dataclass(slots=True)
-class _Job:
-    """A tensor that is read once, for all leaves that want it; ``is_found`` if it is wanted as it is, too."""
-
-    spec: TensorSpec
-    users: list[Wanted] = field(default_factory=list)
-    is_found: bool = False
-
-
 class _Reading:
     """Reads what a match asks for: into the memory of leaves where that is possible, else in batches that are given on."""
 
@@ -100,22 +90,24 @@ class _Reading:
         self.template = template
         self.verify: Verify = verify
         self.progress = progress
-        self.jobs: dict[str, _Job] = {}
+        self.users: dict[str, list[Wanted]] = {}  # by tensor: the leaves that want it; it is read once for all of them
+        self.found_names: dict[str, None] = {}  # tensors that are wanted as they are
         self.values: dict[Path, Any] = {}
         self.places: dict[Path, np.ndarray[Any, Any]] = {}  # memory of leaves that is read into
-        self.arrays: dict[str, np.ndarray[Any, Any]] = {}  # wanted as they are
-        self.made: dict[tuple[str, bool], Any] = {}
+        self.arrays: dict[str, np.ndarray[Any, Any]] = {}  # those of `found_names`
+        self.made: tuple[dict[str, Any], dict[str, Any]] = {}, {}  # what those became; in the states of objects
         self.ties: dict[int, tuple[Any, Any]] = {}  # the first leaf of tied ones, and what it became
         self.tied: tuple[Wanted, ...] = ()
         self.generators: list[tuple[Any, Any]] = []  # with their new states
 
+    @garbage.later()
     def plan(self, matched: Match, select: Selection) -> None:
         """Takes over everything that needs no reading, and notes what does."""
         self.tied = matched.tied
         for wanted, path, value in matched.pairs:
             found = self.stored.leaves[path]
             if isinstance(found, TensorNode):
-                self._job(found).users.append(wanted)
+                self.users.setdefault(self.stored.tensor(found), []).append(wanted)
             elif isinstance(found, RngState):
                 self.values[wanted.path] = self.template.leaves[wanted.path]
                 self.generators.append((self.values[wanted.path], found))
@@ -124,14 +116,13 @@ class _Reading:
             else:
                 self.values[wanted.path] = value
         for start in self.template.free:
-            found = self.stored.find(start)
-            for path, leaf in () if found is ABSENT else walk(found, start):
-                if isinstance(leaf, TensorNode) and path not in matched.used and join(path) in select:
-                    self._job(leaf).is_found = True
+            for path, leaf in self.stored.below(start):
+                if type(leaf) is TensorNode and path not in matched.used and select.has(path):
+                    self.found_names[self.stored.tensor(leaf)] = None
 
     def run(self) -> Stats:
         """Reads all there is to read. Leaves get their values; generators not yet."""
-        total = sum(job.spec.nbytes for job in self.jobs.values())
+        total = sum(self.stored.specs[name].nbytes for name in {**self.users, **self.found_names})
         stats = Stats(0, 0.0, {})
         for batch in self._batches():
             arrays_read, more = transfer.read(
@@ -150,15 +141,14 @@ class _Reading:
 
     def found(self, leaf: Any, is_inside: bool) -> Any:
         """What stands for a leaf of the checkpoint without a template; in the state of an object, of the kind that it was."""
-        if isinstance(leaf, RngState):
-            return rng.rebuild(leaf)
-        if not isinstance(leaf, TensorNode):
-            return leaf
+        if type(leaf) is not TensorNode:
+            return rng.rebuild(leaf) if isinstance(leaf, RngState) else leaf
         name = self.stored.tensor(leaf)
-        if (name, is_inside) not in self.made:
-            array = _copy(self.arrays[name]) if (name, not is_inside) in self.made else self.arrays[name]
-            self.made[name, is_inside] = arrays.make(leaf.kind, array) if is_inside else finish(leaf, array)
-        return self.made[name, is_inside]
+        made, others = self.made[is_inside], self.made[not is_inside]
+        if name not in made:
+            array = _copy(self.arrays[name]) if name in others else self.arrays[name]
+            made[name] = arrays.make(leaf.kind, array) if is_inside else finish(leaf, array)
+        return made[name]
 
     def fill_generators(self) -> None:
         """Sets the random generators of the template, which nothing may disturb afterwards."""
@@ -168,30 +158,23 @@ class _Reading:
             else:
                 arrays.fill(leaf, state)
 
-    def _job(self, node: TensorNode) -> _Job:
-        name = self.stored.tensor(node)
-        job = self.jobs.get(name)
-        if job is None:
-            job = self.jobs[name] = _Job(self.stored.specs[name])
-        return job
-
     def _leaf(self, wanted: Wanted) -> Any:
         return self.template.leaves[wanted.path]
 
     def _batches(self) -> Iterator[list[tuple[str, Wanted | None]]]:
         """Names with the leaf whose memory is read into, if any. What stays in our memory for a while comes in small batches."""
-        direct: list[tuple[str, Wanted | None]] = []
+        direct: list[tuple[str, Wanted | None]] = [(name, None) for name in self.found_names if name not in self.users]
         staged: list[tuple[str, Wanted | None]] = []
-        for name, job in self.jobs.items():
-            into = next((user for user in job.users if self._has_place(user, job.spec)), None)
-            (staged if into is None and not job.is_found else direct).append((name, into))
+        for name, users in self.users.items():
+            into = next((user for user in users if self._has_place(user, self.stored.specs[name])), None)
+            (staged if into is None and name not in self.found_names else direct).append((name, into))
         if direct:
             yield direct
         batch: list[tuple[str, Wanted | None]] = []
         size = 0
         for name, _ in staged:
             batch.append((name, None))
-            size += self.jobs[name].spec.nbytes
+            size += self.stored.specs[name].nbytes
             if size >= STAGED_NBYTES:
                 yield batch
                 batch, size = [], 0
@@ -207,14 +190,13 @@ class _Reading:
 
     def _give(self, name: str, array: np.ndarray[Any, Any], direct: Wanted | None) -> None:
         """Fills the leaves that want this array. Its memory is given away at most once."""
-        job = self.jobs[name]
         is_ours = direct is None
         if direct is not None:
             self._set(direct, self._leaf(direct))
-        if job.is_found:
+        if name in self.found_names:
             self.arrays[name] = array if is_ours else _copy(array)
             is_ours = False
-        for user in job.users:
+        for user in self.users.get(name, ()):
             leaf = self._leaf(user)
             if user is direct:
                 continue
@@ -223,7 +205,7 @@ class _Reading:
                 self._set(user, leaf if value is first else value)
             elif not isinstance(user.what, TensorSpec):
                 self._set(user, to_scalar(array, user.what))
-            elif self._has_place(user, job.spec):
+            elif self._has_place(user, self.stored.specs[name]):
                 np.copyto(self.places[user.path], array)
                 self._set(user, leaf)
             else:
@@ -252,15 +234,15 @@ class _Reading:
         return lambda done, _: progress(before + done, total)
 
 
+@garbage.later()
 def _with_anything(report: RestoreReport, template: Template, stored: Stored, select: Selection) -> RestoreReport:
     """The report with what None in the template gets, or does not."""
     missing, filled = [], []
     for start in template.anything:
-        found = stored.find(start)
-        if found is ABSENT:
-            missing += [join(start)] if join(start) in select else []
+        if stored.find(start) is ABSENT:
+            missing += [join(start)] if select.has(start) else []
         else:
-            filled += [name for name in (join(path) for path, _ in walk(found, start)) if name in select]
+            filled += [join(path) for path, _ in stored.below(start) if select.has(path)]
     return dataclasses.replace(report, missing=(*report.missing, *missing), filled=(*report.filled, *filled))
 
 

@@ -20,7 +20,10 @@ from ckptmgr.step import JSON
 
 Path: TypeAlias = tuple[str | int, ...]
 
-MAX_DEPTH = 64  # of a state; its JSON is at most about three times as deep
+MAX_DEPTH = 64  # of a state
+_PATH_DEPTH = MAX_DEPTH + 8  # with the state of a generator below
+_JSON_DEPTH = 3 * MAX_DEPTH + 8  # an object whose state is a tuple takes three levels of JSON
+_TENSOR = frozenset({"$tensor", "kind", "text"})
 _EXACT = 1 << 53  # ints below this are exact in every JSON reader
 _KEYS = 1 << 63  # keys of dicts are smaller
 
@@ -104,10 +107,12 @@ class _Decoder:
 
     def value(self, node: JSON, path: Path) -> Any:
         kind = type(node)
+        if kind is dict and "$tensor" in node and node.keys() <= _TENSOR:  # a short way, because there may be many
+            return self.tensor(node, path)
         if kind is not dict and kind is not list:
             _check(node is None or kind in (bool, int, float, str), path, f"holds a {kind.__name__}")
             return node
-        _check(self.depth < MAX_DEPTH, path, "is nested too deeply")
+        _check(len(path) <= _PATH_DEPTH and self.depth < _JSON_DEPTH, path, "is nested too deeply")
         self.depth += 1
         made = self.object(node, path) if kind is dict else [self.value(item, (*path, i)) for i, item in enumerate(node)]
         self.depth -= 1
@@ -129,10 +134,12 @@ class _Decoder:
 
     def tensor(self, node: dict[str, JSON], path: Path) -> Any:
         name, kind, text = node["$tensor"], node.get("kind", "numpy"), node.get("text")
-        _check(text is None or isinstance(text, str), path, "has a bad kind of string")
-        _check(_text(name) not in self.names, path, f"names the tensor {name!r} a second time")
+        if type(name) is not str or type(kind) is not str or (text is not None and type(text) is not str):
+            raise _damaged(path, "has a bad $tensor: its fields are text")
+        if name in self.names:
+            raise _damaged(path, f"names the tensor {name!r} a second time")
         self.names.add(name)
-        return self.leaf(path, TensorNode(name, _text(kind), text))
+        return self.leaf(path, TensorNode(name, kind, text))
 
     def rng(self, node: dict[str, JSON], path: Path) -> Any:
         saved = RngState(_text(node["$rng"]), _RngDecoder(self.leaf, self.namedtuple, self.depth).value(node["state"], path))

@@ -112,7 +112,7 @@ def dtype_name(dtype: np.dtype) -> str:
     if dtype.kind in "SUOT":
         return STRING
     if dtype.name not in _ML_DTYPES and (dtype.kind == "V" or dtype.hasobject):
-        raise UnsupportedTensorError(f"arrays of dtype {dtype} cannot be stored; store their fields as arrays of their own")
+        raise UnsupportedTensorError(f"has dtype {dtype}, which cannot be stored: store its fields as arrays of their own")
     return dtype.name
 
 

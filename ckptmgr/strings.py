@@ -32,10 +32,12 @@ def string_values(array: np.ndarray[Any, Any]) -> list[bytes]:
     try:
         values = array.reshape(-1).tolist()
     except ValueError as error:
-        raise UnsupportedLeafError(f"a string array with invalid text: {error}") from error
+        raise UnsupportedLeafError(f"is a string array with invalid text: {error}") from error
     odd = next((value for value in values if type(value) is not kind), None)
     if odd is not None:
-        raise UnsupportedLeafError(f"an object array that holds {type(odd).__name__} beside {kind.__name__}")
+        raise UnsupportedLeafError(
+            f"is an object array that holds {type(odd).__name__} beside {kind.__name__}: store one kind only"
+        )
     return [value.encode("utf-8", "surrogatepass") for value in values] if kind is str else values
 
 

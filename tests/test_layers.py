@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FACE = "__init__"
 FLOORS = [
-    {"errors"},
+    {"errors", "garbage"},
     {"box", "step"},
     {"spec", "naming", "retention", "checksum", "fields", "rng", "strings"},
     {"adapter", "casting", "skeleton", "storage", "manifest"},

@@ -51,9 +51,9 @@ def test_a_tensor_over_the_limit_gets_a_file_of_its_own_without_closing_the_curr
     assert named(pack(some, 10)) == [["a", "b"], ["huge"], ["c"]]
 
 
-@pytest.mark.parametrize("limit", [0, -1])
-def test_a_limit_that_is_not_positive_is_refused(limit: int):
-    with pytest.raises(ValueError, match=f"max_file_nbytes must be positive, not {limit}"):
+@pytest.mark.parametrize("limit", [0, -1, "5GB"])
+def test_a_limit_that_is_not_positive_is_refused(limit: int | str):
+    with pytest.raises(ValueError, match=f"max_file_nbytes must be a positive number of bytes.*, not {limit!r}"):
         pack([], limit)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from disks import put, read, tree
 
 from ckptmgr.storage import Answer, PosixStore, Upload
 
@@ -18,19 +19,6 @@ RESERVED = [".ckptmgr.lock", "step/.ckptmgr.lock", "step/.ckptmgr-0123456789abcd
 @pytest.fixture
 def store(tmp_path: Path) -> PosixStore:
     return PosixStore(tmp_path / "run", lock_timeout_s=30)
-
-
-def put(store: PosixStore, key: str, data: bytes = b"x") -> None:
-    store.put(key, [[data]], len(data))
-
-
-def read(store: PosixStore, key: str) -> bytes | None:
-    found = store.read(key)
-    return None if found is None else found[0]
-
-
-def tree(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
 @pytest.mark.parametrize("key", UNSAFE + RESERVED)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from disks import put, read, tree
 from syscalls import counting, in_child
 
 from ckptmgr.storage import Answer, PosixStore
@@ -21,19 +22,6 @@ NOBODY = 65534
 @pytest.fixture
 def store(tmp_path: Path) -> PosixStore:
     return PosixStore(tmp_path / "run", lock_timeout_s=30)
-
-
-def put(store: PosixStore, key: str, data: bytes = b"x") -> None:
-    store.put(key, [[data]], len(data))
-
-
-def read(store: PosixStore, key: str) -> bytes | None:
-    found = store.read(key)
-    return None if found is None else found[0]
-
-
-def tree(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from disks import put, read
 from syscalls import exit_code, in_child, start_child
 
 from ckptmgr.storage import Answer, PosixStore, newfile, posix
@@ -23,15 +24,6 @@ OK, NO = Answer.OK, Answer.NO
 @pytest.fixture
 def store(tmp_path: Path) -> PosixStore:
     return PosixStore(tmp_path / "run", lock_timeout_s=60)
-
-
-def put(store: PosixStore, key: str, data: bytes = b"x") -> None:
-    store.put(key, [[data]], len(data))
-
-
-def read(store: PosixStore, key: str) -> bytes | None:
-    found = store.read(key)
-    return None if found is None else found[0]
 
 
 def in_processes_and_threads(processes: int, threads: int, action: Callable[[int], object]) -> None:

@@ -118,6 +118,31 @@ def test_generator_that_would_read_outside_its_state_is_refused(position: Any) -
         decoded(node)
 
 
+@pytest.mark.parametrize(
+    "wrap", [lambda value: (value,), lambda value: [value], lambda value: {"a": value}, lambda value: {1: value}]
+)
+@pytest.mark.parametrize(
+    ("leaf", "depth"),
+    [
+        (1, skeleton.MAX_DEPTH),
+        (np.zeros(2), skeleton.MAX_DEPTH),
+        (np.random.Generator(np.random.MT19937(1)), skeleton.MAX_DEPTH - 1),
+    ],
+    ids=["int", "array", "generator"],
+)
+def test_whatever_is_flat_enough_to_be_stored_can_be_decoded(wrap: Any, leaf: Any, depth: int) -> None:
+    state = leaf
+    for _ in range(depth):
+        state = wrap(state)
+    flat = tree.flatten(state)
+
+    restored = tree.unflatten(flat.skeleton, flat.tensors)
+
+    for _ in range(depth):
+        ((_, restored),) = restored.items() if isinstance(restored, dict) else enumerate(restored)
+    assert type(restored) is type(leaf)
+
+
 def test_damage_is_named_by_its_place() -> None:
     with pytest.raises(CorruptCheckpointError, match="'a/1' has the unknown mark"):
         decoded({"a": [1, {"$new": 2}]})

@@ -15,6 +15,7 @@ import numpy as np
 from ckptmgr.storage.store import Buffer
 
 _MAX_BUFFERS = 1024  # IOV_MAX of Linux and macOS
+_BYTES = (bytes, bytearray)  # those whose length is their size; a union of types would cost more than all else in `size`
 _START_WRITEBACK = 2  # SYNC_FILE_RANGE_WRITE
 _UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 
@@ -30,7 +31,7 @@ if _sync_file_range is not None:
 
 def size(buffer: Buffer) -> int:
     """The number of bytes in a buffer."""
-    return buffer.nbytes if isinstance(buffer, np.ndarray | memoryview) else len(buffer)
+    return len(buffer) if isinstance(buffer, _BYTES) else buffer.nbytes
 
 
 def write(fd: int, buffers: Sequence[Buffer], offset: int) -> None:
@@ -82,9 +83,10 @@ def start_writeback(fd: int, offset: int, nbytes: int) -> None:
 def _remaining(buffers: Sequence[Buffer], done: int) -> list[Any]:
     """What is left of ``buffers`` after the first ``done`` bytes; never begins with an empty buffer."""
     for index, buffer in enumerate(buffers):
-        if done < size(buffer):
+        nbytes = size(buffer)
+        if done < nbytes:
             return [_tail(buffer, done), *buffers[index + 1 :]] if done else list(buffers[index:])
-        done -= size(buffer)
+        done -= nbytes
     return []
 
 

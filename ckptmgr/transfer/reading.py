@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
+from ckptmgr import garbage
 from ckptmgr.checksum import crc32c
 from ckptmgr.errors import CorruptCheckpointError, shown
 from ckptmgr.layout import Extent
@@ -45,10 +46,12 @@ def read(
     if verify not in get_args(Verify):
         raise ValueError(f"verify must be one of {get_args(Verify)}, not {verify!r}")
     started = time.perf_counter()
-    goals = [Goal(source, want) for want in wanted]
-    files = _by_file(goals, source)
+    with garbage.later():
+        goals = [Goal(source, want) for want in wanted]
+        files = _by_file(goals, source)
     _check_sizes(files)
-    _place(goals)
+    with garbage.later():
+        _place(goals)
     tally = Tally(progress, sum(goal.nbytes for goal in goals), "plan", "read", "checksum")
     tally.add(0, plan=time.perf_counter() - started)
     reader = _Reader(tally, is_checking=verify == "full")

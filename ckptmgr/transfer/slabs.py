@@ -4,7 +4,7 @@ Small arrays share slabs of bounded size: an array keeps its slab alive, and so 
 """
 
 import mmap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,17 +16,18 @@ _MAPPED_NBYTES = 1 << 20  # below this, malloc's memory is as good as a map of o
 Kind: TypeAlias = tuple[tuple[int, ...], np.dtype[Any], int]  # shape, dtype, nbytes
 
 
-def fresh(kinds: Iterable[Kind]) -> Iterator[np.ndarray[Any, Any]]:
+def fresh(kinds: Iterable[Kind]) -> list[np.ndarray[Any, Any]]:
     """New writable C-contiguous arrays of these kinds, 64-byte aligned, with undefined contents."""
-    slab: list[Kind] = []
+    made: list[np.ndarray[Any, Any]] = []
+    slab: list[Kind] = []  # with offsets in place of sizes
     filled = 0
-    for kind in kinds:
-        if slab and filled + kind[2] > SLAB_NBYTES:
-            yield from _carved(slab, filled)
+    for shape, dtype, nbytes in kinds:
+        if slab and filled + nbytes > SLAB_NBYTES:
+            made += _carved(slab, filled)
             slab, filled = [], 0
-        slab.append(kind)
-        filled += aligned(kind[2])
-    yield from _carved(slab, filled)
+        slab.append((shape, dtype, filled))
+        filled += aligned(nbytes)
+    return made + _carved(slab, filled)
 
 
 def aligned(nbytes: int) -> int:
@@ -54,9 +55,6 @@ def raw(nbytes: int) -> np.ndarray[Any, Any]:
     return np.frombuffer(pages, np.uint8)
 
 
-def _carved(kinds: list[Kind], nbytes: int) -> Iterator[np.ndarray[Any, Any]]:
+def _carved(kinds: list[Kind], nbytes: int) -> list[np.ndarray[Any, Any]]:
     slab = raw(nbytes)
-    offset = 0
-    for shape, dtype, size in kinds:
-        yield np.ndarray(shape, dtype, slab, offset)
-        offset += aligned(size)
+    return [np.ndarray(shape, dtype, slab, offset) for shape, dtype, offset in kinds]

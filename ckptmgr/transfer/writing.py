@@ -7,7 +7,7 @@ its checksums. Small tensors share a window, so none costs the store a call of i
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -65,11 +65,12 @@ def write(folder: Folder, layout: Layout, source: TensorSource, *, progress: Pro
     started = time.perf_counter()
     files: dict[str, WrittenFile] = {}
     digests: dict[str, Sequence[Digest]] = {}
-    tally = Tally(progress, sum(file.nbytes or 0 for file in layout.files), "stage", "checksum")
+    sizes = [file.nbytes for file in layout.files]
+    tally = Tally(progress, sum(filter(None, sizes)), "stage", "checksum")
     with Lane(LANE_DEPTH) as lane:
-        for planned in layout.files:
-            file, nbytes = _sized(planned, digests)
-            tally.total += nbytes if file is not planned else 0
+        for planned, size in zip(layout.files, sizes, strict=True):
+            file, nbytes = _sized(planned, size, digests)
+            tally.total += nbytes if size is None else 0
             sums = _Sums(len(file.pieces), layout.digests, lane)
             late = functools.partial(_build, file.name, digests, sums)
             windows = _windows(file, source, folder.store.window_nbytes, late)
@@ -82,9 +83,9 @@ def write(folder: Folder, layout: Layout, source: TensorSource, *, progress: Pro
     return Written(files, digests, Stats(sum(file.nbytes for file in files.values()), seconds, phases))
 
 
-def _sized(file: FileLayout, before: _Digests) -> tuple[FileLayout, int]:
+def _sized(file: FileLayout, nbytes: int | None, before: _Digests) -> tuple[FileLayout, int]:
     """The file and its size, which a sole late piece tells only now."""
-    if (nbytes := file.nbytes) is not None:
+    if nbytes is not None:
         return file, nbytes
     if len(file.pieces) > 1 or not isinstance(late := file.pieces[0], Late):
         raise ValueError(f"file {file.name!r} has a late piece of unknown size among others")
@@ -132,25 +133,22 @@ def _windows(file: FileLayout, source: TensorSource, most: int, late: Callable[[
         yield window
 
 
-def _buffers(piece: bytes | Part, source: TensorSource, most: int) -> Iterator[_Buffer]:
+def _buffers(piece: bytes | Part, source: TensorSource, most: int) -> Iterable[_Buffer]:
     """A piece's bytes in buffers of at most ``most`` bytes, or of one element; none if it is empty."""
     if isinstance(piece, bytes):
-        yield from _cut(memoryview(piece), most)
-        return
+        return _cut(memoryview(piece), most)
     spec, nbytes = piece.spec, piece.nbytes
     if spec.is_string:
         raise ValueError(f"string tensor {piece.name!r} has no raw bytes: its layout must hold them literally")
     if nbytes == 0:
-        return
+        return ()
     if spec.is_packed:
         # Elements share bytes, so there are no slices of such a tensor.
-        yield from _cut(_raw(piece, None, source), most)
-    elif nbytes <= most:
-        yield _raw(piece, piece.box, source)
-    else:
-        box = piece.box or Box.whole(spec.shape)
-        for chunk in box.chunks(max(most // spec.numpy.itemsize, 1)):
-            yield _raw(piece, chunk, source)
+        return _cut(_raw(piece, None, source), most)
+    if nbytes <= most:
+        return (_raw(piece, piece.box, source),)
+    box = piece.box or Box.whole(spec.shape)
+    return (_raw(piece, chunk, source) for chunk in box.chunks(max(most // spec.numpy.itemsize, 1)))
 
 
 def _cut(flat: _B, most: int) -> Iterator[_B]:

@@ -8,7 +8,7 @@ import pytest
 import states
 import torch
 
-from ckptmgr import arrays, tree
+from ckptmgr import arrays, saving, tree
 from ckptmgr.box import Box
 from ckptmgr.errors import StateMismatchError, UnsupportedLeafError
 from ckptmgr.spec import TensorSpec
@@ -90,10 +90,8 @@ def test_tensors_of_no_dimensions_without_elements_and_out_of_order(dtype: str) 
     assert restored["part"].stride() == (4, 2)
 
 
-@pytest.mark.parametrize("dtype", HELD)
+@pytest.mark.parametrize("dtype", [dtype for dtype in HELD if dtype != "torch.float4_e2m1fn_x2"])  # packed: no slices
 def test_slices_of_tensors_are_views(dtype: str) -> None:
-    if dtype == "torch.float4_e2m1fn_x2":
-        pytest.skip("packed elements have no slices")
     one = tensor(dtype)
 
     part = arrays.host_array(one, Box((1, 1), (3, 4)))
@@ -345,3 +343,11 @@ def test_cast_fills_a_module_of_another_precision_in_place() -> None:
 
     assert into.weight is weight
     assert torch.equal(into.weight, model.weight.to(torch.bfloat16))
+
+
+def test_a_loss_with_a_gradient_is_a_metric_without_a_warning():
+    loss = torch.tensor([2.0], requires_grad=True).mean()
+
+    assert saving.numbers({"loss": loss, "bf16": loss.bfloat16()}) == {"loss": 2.0, "bf16": 2.0}
+    with pytest.raises(TypeError, match="'loss' must be a number"):
+        saving.numbers({"loss": torch.zeros(2)})
