@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from ckptmgr import ledger
+from ckptmgr.storage import Folder
+
 sys.path.insert(0, str(Path(__file__).parent))
+from stores import MemoryStore
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow tells of CPU features at every start
 
 # Shared machines are noisy: a slow example is no failure, and what failed once must fail again.
@@ -21,3 +26,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of frameworks come last: those start threads, and others fork."""
     items.sort(key=lambda item: any(name in vars(item.module) for name in FRAMEWORKS))
 
+
+@pytest.fixture
+def store() -> MemoryStore:
+    """An empty store in memory."""
+    return MemoryStore()
+
+
+@pytest.fixture
+def root(store: MemoryStore) -> Folder:
+    """The folder of a run in that store."""
+    return Folder(store)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gives up soon what is tried again and again."""
+    monkeypatch.setattr(ledger, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(ledger, "FIRST_PAUSE_S", 0.0)

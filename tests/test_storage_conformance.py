@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from stores import MemoryStore
 
 from ckptmgr.storage import Answer, Folder, PosixStore, Store
 
@@ -17,6 +18,7 @@ OK, NO = Answer.OK, Answer.NO
 
 STORES: dict[str, Callable[[Path], Store]] = {
     "posix": lambda folder: PosixStore(folder / "run"),
+    "memory": lambda _: MemoryStore(),
 }
 
 

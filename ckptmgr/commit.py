@@ -1,0 +1,320 @@
+"""How a step appears, changes and goes: every decision is a change of the step's record, on condition that it is as it was read.
+
+The law: whatever crashes, sleeps or loses an answer, a committed step keeps its files until its manifest is out of the
+record, and a caller is told of success exactly when it committed. Numbers in comments are sections of
+docs/commit.md; `tests/commit_model.py` is the same protocol as a model, and explores it exhaustively.
+
+An attempt is *named* when its record's manifest, claim or holds name it. Its files are live exactly then; an attempt that
+is no longer named can never be named again, so anybody may delete its files.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from ckptmgr.errors import (
+    CommitUnknownError,
+    CorruptCheckpointError,
+    FormatVersionError,
+    SaveError,
+    StepExistsError,
+    StepNotFoundError,
+)
+from ckptmgr.ledger import (
+    Found,
+    Unreadable,
+    change,
+    gave_up,
+    largest_sequence,
+    look,
+    read_record,
+    tries,
+)
+from ckptmgr.manifest import MANIFEST, Manifest, folder_name, new_attempt, this_writer
+from ckptmgr.naming import StepNaming
+from ckptmgr.record import Claim, Hold, Record, decode, encode
+from ckptmgr.step import JSON, StepInfo
+from ckptmgr.storage import Answer, Folder, Head
+
+logger = logging.getLogger(__name__)
+
+
+def begin(root: Folder, name: str, step: int, *, overwrite: bool, writer: Mapping[str, JSON] | None = None) -> "Attempt":
+    """Claims the step in the folder ``name`` for a new attempt. A claim found there is taken over, alive or dead.
+
+    Raises:
+        StepExistsError: the step is committed, and not to be overwritten; nothing was written.
+        CorruptCheckpointError: its record cannot be decoded, and is not to be overwritten.
+        FormatVersionError: its record was written by a newer ckptmgr.
+    """
+    me = new_attempt()
+    for number in tries():
+        found = look(root, name, step)  # 4.1
+        record = _claimable(root, found, overwrite=overwrite)
+        claim = record.claim  # 4.2
+        if claim and claim.attempt == me:  # by a try whose answer was lost
+            return Attempt(root, name, step, claim, overwrite)
+        mine = Claim(me, number, this_writer() if writer is None else writer)
+        if change(root.folder(name), found, record.renewed(claim=mine)) is Answer.OK:
+            if claim:
+                logger.info("took step %d in %r over from %s", step, root.location(name), _told(claim.writer))
+            return Attempt(root, name, step, mine, overwrite)
+    raise gave_up(root, name, "claimed")
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try to save a step. It is claimed, and its files may be written into ``folder``."""
+
+    root: Folder
+    name: str
+    step: int
+    claim: Claim
+    overwrite: bool
+
+    @property
+    def attempt(self) -> str:
+        """The id of this attempt, for its manifest."""
+        return self.claim.attempt
+
+    @property
+    def folder(self) -> Folder:
+        """Where this attempt's files go, under plain names. Nobody else ever writes there."""
+        return self.root.folder(self.name).folder(folder_name(self.attempt))
+
+    def commit(self, naming: StepNaming, make_manifest: Callable[[int], Manifest]) -> StepInfo:
+        """Makes the step appear, or be replaced, in one moment. To be called once, when all files are durable.
+
+        ``make_manifest`` gets the sequence. After this returns every reader sees the step. If it raises anything but
+        `CommitUnknownError`, the step is as it was before, this attempt will never appear, and its files are left to sweep.
+
+        Raises:
+            StepExistsError: another save of the step was faster.
+            SaveError: the claim was taken over or swept.
+            CommitUnknownError: the store gave no definite answer: look again before retrying.
+        """
+        manifest = make_manifest(largest_sequence(self.root, naming) + 1)  # 4.5
+        if (manifest.step, manifest.attempt) != (self.step, self.attempt):
+            raise ValueError(f"the manifest of attempt {manifest.attempt} of step {manifest.step} is not this attempt's")
+        # What nobody could read back must not become a step: a file name that a backend gave, for example.
+        decode(encode(Record(manifest=manifest)), where=self.folder.location(), step=self.step)
+        before, after = self._replace_claim(manifest)
+        logger.info("committed step %d (sequence %d) in %r", self.step, manifest.sequence, self.folder.location())
+        replaced = before.manifest
+        if replaced and replaced.attempt not in after.named:  # 4.7
+            delete_files(self.root.folder(self.name), replaced.attempt)
+        return manifest.info(after.pins, name=self.name, path=self.folder.location())
+
+    def abandon(self) -> None:
+        """Takes the claim back and deletes the files, unless they are committed: for a save that was refused or interrupted.
+
+        It is a sweep of this attempt alone (5.5b and d), by the one who knows that it is dead. What cannot be done now is
+        left to sweep; nothing is raised, so that the error that ended the save is the one that is told.
+        """
+        folder = self.root.folder(self.name)
+        try:
+            found = read_record(self.root, self.name, self.step)
+            record = found.record if found else Record()
+            if found and self._is_mine(record.claim):
+                unclaimed = record.renewed(claim=None)
+                record = unclaimed if change(folder, found, unclaimed) is Answer.OK else record
+            if self.attempt not in record.named:
+                delete_files(folder, self.attempt)
+        except (OSError, CorruptCheckpointError, FormatVersionError) as error:
+            logger.warning("the leavings of a failed save in %r are left to sweep: %s", self.folder.location(), error)
+
+    def _replace_claim(self, manifest: Manifest) -> tuple[Record, Record]:
+        """4.6: the record with my claim, and the one with my manifest that has replaced it."""
+        before, doubtful = Record(), False
+        found = read_record(self.root, self.name, self.step)
+        for _ in tries():
+            record = found.record if found else Record()
+            if record.manifest and record.manifest.attempt == self.attempt:
+                return before, record  # a
+            if not self._is_mine(record.claim):
+                raise self._lost(record, doubtful=doubtful)  # c
+            before, after = record, record.renewed(manifest=manifest, claim=None)  # b, or the first time
+            answer = self._try(found, after, doubtful=doubtful)
+            if answer is Answer.OK:
+                return before, after
+            doubtful = doubtful or answer is Answer.LOST
+            found = self._read_back()
+        if doubtful:
+            raise self._unknown()
+        raise SaveError(f"{gave_up(self.root, self.name, 'committed')}: nothing was saved", step=self.step)
+
+    def _is_mine(self, claim: Claim | None) -> bool:
+        # The number too: a create of an earlier try that arrives late must not revive a claim that was swept.
+        return claim is not None and (claim.attempt, claim.number) == (self.claim.attempt, self.claim.number)
+
+    def _try(self, found: Found | None, after: Record, *, doubtful: bool) -> Answer:
+        try:
+            return change(self.root.folder(self.name), found, after)
+        except OSError as error:  # nothing was changed by this call, but an earlier one may yet arrive
+            if doubtful:
+                raise self._unknown() from error
+            raise
+
+    def _read_back(self) -> Found | None:
+        trouble: Exception | None = None
+        for _ in tries():
+            try:
+                return read_record(self.root, self.name, self.step)
+            except (OSError, CorruptCheckpointError, FormatVersionError) as error:
+                trouble = error
+        raise self._unknown() from trouble  # d
+
+    def _lost(self, record: Record, *, doubtful: bool) -> Exception:
+        """The error of an attempt that can never commit any more."""
+        if doubtful:
+            return self._unknown()
+        where, other = f"step {self.step} in {self.root.location(self.name)!r}", record.claim
+        if record.manifest and not other:
+            theirs = record.manifest
+            text = f"{where} was committed by {_told(theirs.writer)} while this save wrote its files; its own were not committed"
+            return StepExistsError(f"{text}: save {'it again' if self.overwrite else 'another step'}", step=self.step)
+        if other:
+            text = f"{where} was taken over by {_told(other.writer)}; nothing was committed here"
+            error = StepExistsError if record.manifest else SaveError
+            return error(f"{text}: let only one process save a step", step=self.step)
+        text = f"the claim of {where} is gone: swept or deleted by somebody; nothing was committed"
+        return SaveError(f"{text}: save again, and sweep with a grace period longer than a save takes", step=self.step)
+
+    def _unknown(self) -> CommitUnknownError:
+        text = f"the store gave no definite answer to the commit of step {self.step} in {self.root.location(self.name)!r}"
+        return CommitUnknownError(f"{text}: it may or may not be committed; look for it before saving it again", step=self.step)
+
+
+def delete(root: Folder, name: str, step: int, *, corrupt_ok: bool = False) -> bool:
+    """Takes the step's manifest out of its record, then deletes its files. False if there was no such step.
+
+    With ``corrupt_ok`` a record that cannot be decoded is removed too, and its files are left to sweep.
+
+    Raises:
+        CorruptCheckpointError, FormatVersionError: the record cannot be decoded; nothing was changed.
+    """
+    existed = False
+    for _ in tries():  # 5.2
+        found = look(root, name, step)
+        if isinstance(found, Unreadable):
+            if not corrupt_ok:
+                raise _advised(found)
+            answer = _remove_unreadable(root, found)
+        elif found is None or found.record.manifest is None:
+            return existed  # and its files, if it was there, are left to sweep
+        else:
+            answer = drop(root, found)
+        if answer is Answer.OK:
+            return True
+        existed = True
+    raise gave_up(root, name, "deleted")
+
+
+def collect(root: Folder, victims: Iterable[Found]) -> list[Found]:
+    """Deletes steps that were decided on in exactly these versions of their records; gives those that are gone.
+
+    A record that has changed since, or whose change got no definite answer, is left for the next time.
+    """
+    return [found for found in victims if drop(root, found) is Answer.OK]  # 5.3
+
+
+def drop(root: Folder, found: Found) -> Answer:
+    """Takes the manifest out of exactly this version of the record, and only after a definite ok deletes its files."""
+    folder, manifest = root.folder(found.name), found.record.manifest
+    after = found.record.renewed(manifest=None, pins=frozenset())
+    answer = change(folder, found, after)
+    if manifest and answer is Answer.OK:
+        logger.info("deleted step %d (sequence %d) in %r", found.step, manifest.sequence, folder.location())
+        if manifest.attempt not in after.named:
+            delete_files(folder, manifest.attempt)
+    return answer
+
+
+def pin(root: Folder, name: str, step: int, pin: str) -> None:
+    """Adds a pin. Once this returns, no retention that has not seen it removes the step.
+
+    Raises:
+        StepNotFoundError: no such step.
+        ValueError: the name is empty, or has characters that cannot be shown.
+    """
+    if not pin or not pin.isprintable() or len(pin) > 255:
+        raise ValueError(f"a pin needs a name of 1 to 255 characters that can be shown, not {pin!r}")
+    _change_pins(root, name, step, lambda pins: pins | {pin})
+
+
+def unpin(root: Folder, name: str, step: int, pin: str) -> None:
+    """Takes a pin out; one that is not there is fine. Raises StepNotFoundError."""
+    _change_pins(root, name, step, lambda pins: pins - {pin})
+
+
+def hold(root: Folder, name: str, step: int, by: Attempt) -> Manifest | None:
+    """Keeps the files of an older step for the attempt ``by``, which may then refer to them. None if the step is gone."""
+    for _ in tries():  # 4.3
+        found = read_record(root, name, step)
+        if found is None or found.record.manifest is None:
+            return None
+        holds = found.record.holds | {Hold(found.record.manifest.attempt, by.step, by.attempt)}
+        if holds == found.record.holds or change(root.folder(name), found, found.record.renewed(holds=holds)) is Answer.OK:
+            return found.record.manifest
+    raise gave_up(root, name, "held")
+
+
+def files_below(folder: Folder) -> dict[str, Head]:
+    """All files at any depth, by their names relative to the folder."""
+    listing = folder.list()
+    below = {f"{name}/{file}": head for name in listing.folders for file, head in files_below(folder.folder(name)).items()}
+    return {**listing.files, **below}
+
+
+def delete_files(folder: Folder, attempt: str) -> None:
+    """Deletes the files of an attempt of this step that is no longer named. What cannot be deleted is left to sweep."""
+    place = folder.folder(folder_name(attempt))
+    try:
+        place.delete(files_below(place))
+    except OSError as error:  # the step is gone or replaced all the same
+        logger.warning("files in %r are left to sweep: %s", place.location(), error)
+
+
+def _claimable(root: Folder, found: Found | Unreadable | None, *, overwrite: bool) -> Record:
+    """The record that a new claim goes into. Raises if the step must not be saved."""
+    if isinstance(found, Unreadable):
+        if not overwrite or isinstance(found.error, FormatVersionError):
+            raise _advised(found)
+        logger.warning("the record of step %d is overwritten, with its pins: %s", found.step, found.error)
+        return Record()
+    record = found.record if found else Record()
+    if found and record.manifest and not overwrite:
+        text = f"step {found.step} is committed already in {root.location(found.name)!r} by {_told(record.manifest.writer)}"
+        raise StepExistsError(f"{text}: pass overwrite=True, or save another step", step=found.step)
+    return record
+
+
+def _remove_unreadable(root: Folder, found: Unreadable) -> Answer:
+    if isinstance(found.error, FormatVersionError):
+        raise found.error
+    answer = change(root.folder(found.name), found, Record())
+    if answer is Answer.OK:
+        logger.warning("removed the record of step %d; its files are left to sweep: %s", found.step, found.error)
+    return answer
+
+
+def _change_pins(root: Folder, name: str, step: int, edit: Callable[[frozenset[str]], frozenset[str]]) -> None:
+    for _ in tries():  # 5.4
+        found = read_record(root, name, step)
+        if found is None or found.record.manifest is None:
+            raise StepNotFoundError(f"step {step} is not in {root.location(name)!r}: it was never saved, or deleted", step=step)
+        pins = edit(found.record.pins)
+        if pins == found.record.pins or change(root.folder(name), found, found.record.renewed(pins=pins)) is Answer.OK:
+            return
+    raise gave_up(root, name, "changed")
+
+
+def _advised(found: Unreadable) -> Exception:
+    if isinstance(found.error, FormatVersionError):
+        return found.error
+    text = f"{found.error}; to be rid of it, delete the step or save it with overwrite=True"
+    return CorruptCheckpointError(text, step=found.step, file=MANIFEST)
+
+
+def _told(writer: Mapping[str, JSON]) -> str:
+    return f"process {writer.get('pid')} on {writer.get('host')} (ckptmgr {writer.get('ckptmgr')})"

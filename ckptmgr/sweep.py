@@ -1,0 +1,169 @@
+"""Removing what interrupted saves and deletions left in a run.
+
+The law: only files of attempts that their step's record does not name are deleted. Such an attempt can never be named
+again, so it makes no difference who else is at work. The grace period spares what looks dead and is not: a save that has
+not been heard of for a while, and a run that somebody is copying into place with its records last.
+
+Letters in comments are those of section 5.5 of docs/commit.md.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ckptmgr.commit import files_below
+from ckptmgr.ledger import Found, Unreadable, change, look
+from ckptmgr.manifest import MANIFEST, folder_name, parse_attempt
+from ckptmgr.naming import StepNaming
+from ckptmgr.record import Hold, Record
+from ckptmgr.storage import Answer, Folder, Head, Upload
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep removed, and what it left for a person to look at.
+
+    ``foreign`` has the places of files and folders in steps that are not of our grammar; ``unreadable`` the steps whose
+    record cannot be decoded, which are left as they are.
+    """
+
+    files: int = 0
+    nbytes: int = 0
+    claims: int = 0
+    uploads: int = 0
+    foreign: tuple[str, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
+
+    def __add__(self, other: "Swept") -> "Swept":
+        return Swept(
+            self.files + other.files,
+            self.nbytes + other.nbytes,
+            self.claims + other.claims,
+            self.uploads + other.uploads,
+            self.foreign + other.foreign,
+            self.unreadable + other.unreadable,
+        )
+
+
+def sweep(root: Folder, naming: StepNaming, *, grace_s: float, empty_records: bool = False) -> Swept:
+    """Removes claims, files and unfinished uploads of saves that showed no sign of life for ``grace_s`` seconds.
+
+    Committed steps, foreign files and saves in progress are not touched; but with ``grace_s`` 0 every claim counts as
+    dead, and a save in progress fails with `SaveError`. ``empty_records`` also deletes the empty records that a store
+    without conditional remove keeps; only when nobody is saving.
+
+    Raises:
+        ValueError: a negative or undefined grace period.
+    """
+    if not grace_s >= 0:
+        raise ValueError(f"a grace period is 0 seconds or more, not {grace_s}")
+    now = root.store.now()  # before anything is looked at: what changes from here on is alive
+    sweeper = _Sweeper(root, naming, now, grace_s, root.uploads(), empty_records)
+    done = sweeper.abort(sweeper.uploads_at([]))
+    for name in root.list().folders:
+        if (step := naming.parse(name)) is not None:
+            done += sweeper.sweep_step(name, step)
+    for entry in done.unreadable:
+        logger.warning("sweep leaves step %d as it is, because %s", entry.step, entry.error)
+    return done
+
+
+@dataclass(frozen=True, slots=True)
+class _Sweeper:
+    root: Folder
+    naming: StepNaming
+    now: float
+    grace_s: float
+    uploads: Sequence[Upload]
+    empty_records: bool
+
+    def sweep_step(self, name: str, step: int) -> Swept:
+        folder = self.root.folder(name)
+        files, foreign = _listed(folder)  # a: the files first, the record second
+        found = look(self.root, name, step)
+        if isinstance(found, Unreadable):
+            return Swept(foreign=foreign, unreadable=(found,))
+        if found is None and not files and foreign:
+            return Swept(foreign=(folder.location(),))
+        record = found.record if found else Record()
+        kept = self._kept(name, record, files)
+        if found and not self._settle(folder, found, kept):
+            return Swept(foreign=foreign)
+        done = Swept(claims=int(kept.claim != record.claim), foreign=foreign)
+        for attempt in sorted(files.keys() - kept.named):
+            done += self._delete(name, attempt, files[attempt])
+        done += self.abort(self.uploads_at([name]))  # of a record
+        if kept.is_empty:
+            self.root.delete([f"{name}/"])  # the folder, if nothing is left in it
+        return done
+
+    def uploads_at(self, place: Sequence[str]) -> list[Upload]:
+        """Unfinished uploads of files directly in that folder below the root."""
+        prefix = "".join(f"{name}/" for name in [self.root.prefix.removesuffix("/"), *place] if name)
+        return [upload for upload in self.uploads if upload.key.rpartition("/")[0] == prefix.removesuffix("/")]
+
+    def abort(self, uploads: Iterable[Upload]) -> Swept:
+        dead = [upload for upload in uploads if self._is_dead([upload.modified])]
+        for upload in dead:
+            self.root.store.abort(upload)
+        return Swept(uploads=len(dead))
+
+    def _kept(self, name: str, record: Record, files: Mapping[str, Mapping[str, Head]]) -> Record:
+        """The record without a stale claim and without holds that nobody needs; both go in one change."""
+        claim = record.claim
+        if claim and self._is_dead(self._signs(name, claim.attempt, files.get(claim.attempt, {}), with_record=True)):  # b
+            claim = None
+        holds = frozenset(hold for hold in record.holds if self._counts(hold))  # c
+        return record if (claim, holds) == (record.claim, record.holds) else record.renewed(claim=claim, holds=holds)
+
+    def _settle(self, folder: Folder, found: Found, kept: Record) -> bool:
+        """Whether the record is now ``kept``; if not, the step is left until the next time."""
+        is_gone = kept.is_empty and folder.store.has_remove
+        if (kept is not found.record or is_gone) and change(folder, found, kept) is not Answer.OK:
+            return False
+        if kept.is_empty and not is_gone and self.empty_records:
+            folder.delete([MANIFEST])
+        return True
+
+    def _counts(self, hold: Hold) -> bool:
+        """Whether the attempt that holds may yet commit, or its manifest refers to the held files."""
+        # Listed anew: the holder may have come after this sweep began.
+        for name in [name for name in self.root.list().folders if self.naming.parse(name) == hold.step]:
+            found = look(self.root, name, hold.step)
+            if isinstance(found, Unreadable):
+                return True
+            claim, manifest = (found.record.claim, found.record.manifest) if found else (None, None)
+            if claim and claim.attempt == hold.by:
+                return True
+            if manifest and manifest.attempt == hold.by and manifest.refers_to(hold.attempt):
+                return True
+        return False
+
+    def _delete(self, name: str, attempt: str, files: Mapping[str, Head]) -> Swept:
+        if not self._is_dead(self._signs(name, attempt, files)):  # d
+            return Swept()
+        place = folder_name(attempt)
+        done = self.abort(self.uploads_at([name, place]))  # e
+        self.root.folder(name).delete([*(f"{place}/{file}" for file in files), f"{place}/"])
+        logger.info("swept %d files of attempt %s in %r", len(files), attempt, self.root.location(name))
+        return done + Swept(len(files), sum(head.nbytes for head in files.values()))
+
+    def _signs(self, name: str, attempt: str, files: Mapping[str, Head], *, with_record: bool = False) -> list[float]:
+        """When an attempt last showed that it lives, by each of its signs."""
+        heads = [*files.values(), *([self.root.folder(name).head(MANIFEST)] if with_record else [])]
+        uploads = self.uploads_at([name, folder_name(attempt)])
+        return [*(head.modified for head in heads if head), *(upload.modified for upload in uploads)]
+
+    def _is_dead(self, signs: Iterable[float]) -> bool:
+        return self.grace_s == 0 or all(self.now - sign >= self.grace_s for sign in signs)
+
+
+def _listed(folder: Folder) -> tuple[dict[str, dict[str, Head]], tuple[str, ...]]:
+    """The files of each attempt in a step's folder, and the places of what is not of our grammar."""
+    listing = folder.list()
+    attempts = {attempt: name for name in listing.folders if (attempt := parse_attempt(name))}
+    others = [*(name for name in listing.files if name != MANIFEST), *(set(listing.folders) - set(attempts.values()))]
+    files = {attempt: files_below(folder.folder(name)) for attempt, name in attempts.items()}
+    return files, tuple(folder.location(name) for name in sorted(others))

@@ -1,0 +1,217 @@
+"""The commit protocol as generators that yield requests to a store, for `commit_model` to explore.
+
+Written in the words of the protocol's description, side by side with `ckptmgr.commit`: change the three together.
+"""
+
+from collections.abc import Generator
+from typing import Any, NamedTuple
+
+Actor = Generator[tuple, Any, None]
+
+
+class Manifest(NamedTuple):
+    attempt: str
+    sequence: int
+    files: tuple  # ((step, attempt folder, number), expected bytes): the model's bytes are the writer's attempt
+
+    def own(self) -> tuple:
+        return tuple(name for name, writer in self.files if writer == self.attempt)
+
+
+class Record(NamedTuple):
+    """The one object of a step. Every put has its own stamp, so equal entity tags mean the same put."""
+
+    stamp: tuple
+    manifest: Manifest | None = None
+    claim: tuple | None = None  # (attempt, number of the try)
+    pins: frozenset = frozenset()
+    holds: frozenset = frozenset()  # (attempt whose files are held, step and attempt that hold them)
+
+    def __str__(self) -> str:
+        shown = {"manifest": self.manifest and self.manifest[:2], **dict(zip(self._fields[2:], self[2:], strict=True))}
+        return "<" + ", ".join(f"{key} {value}" for key, value in shown.items() if value) + ">"
+
+    def names(self) -> set[str]:
+        own = {self.manifest.attempt} if self.manifest else set()
+        return own | ({self.claim[0]} if self.claim else set()) | {hold[0] for hold in self.holds}
+
+
+BROKEN: list[str] = []  # the mutation under test
+STORE = {"remove_if": True, "conditions": True}  # what the store offers: remove on condition; conditions at all
+
+
+def broken(name: str) -> bool:
+    return name in BROKEN
+
+
+def order(step: int, manifest: Manifest) -> tuple:
+    return manifest.sequence, step, manifest.attempt
+
+
+def change(step: int, old: Record | None, new: Record, why: str) -> Actor:
+    """Create-only put, replace-if-unchanged or remove-if-unchanged of a record. Answers "ok", "no" or "lost"."""
+    empty = STORE["remove_if"] and not (new.manifest or new.claim or new.holds)
+    if broken("check-then-put") and (yield "read", step) != old:
+        return "no"
+    plain = broken("check-then-put") or (empty and broken("plain-remove"))
+    return (yield "set" if plain else "swap", step, old, None if empty else new, why)
+
+
+def save(me: str, step: int, nfiles: int = 1, overwrite: bool = False, steps: tuple = (), base: int | None = None) -> Actor:  # noqa: C901
+    # Claim: from here on the record names this attempt, and only the attempt that it names may commit.
+    held, folder, tries = None, me, 0
+    known = yield "read", step
+    while not (known and known.claim and known.claim[0] == me):
+        committed = bool(known and known.manifest)
+        if committed and not overwrite:
+            yield "told", me, "exists", step
+            return
+        if (broken("commit-by-create") and not committed) or (broken("overwrite-unclaimed") and committed):
+            break
+        tries += 1
+        new = (known or Record(()))._replace(stamp=(me, "claim", tries), claim=(me, tries))
+        if (yield from change(step, known, new, "claim")) == "ok":
+            if broken("plain-names") and known is None and not (yield "list", step):
+                folder = "plain"
+            known = new
+        else:
+            known = yield "read", step
+    else:
+        held = known.claim
+    # Hold what an incremental save takes over from another step, then write.
+    files: tuple = ()
+    while base is not None:
+        theirs = yield "read", base
+        if not theirs or not theirs.manifest:
+            break
+        new = theirs._replace(stamp=(me, "hold"), holds=theirs.holds | {(theirs.manifest.attempt, step, me)})
+        if broken("no-hold") or new.holds == theirs.holds or (yield from change(base, theirs, new, "hold")) == "ok":
+            files = theirs.manifest.files
+            break
+    for number in range(nfiles):
+        while (yield "put", (step, folder, number), me) == "lost":
+            pass
+        files += (((step, folder, number), me),)
+    # Commit: replace the record, on condition that it still names this claim.
+    sequence = known.manifest.sequence if known and known.manifest else 0
+    for other in steps if not broken("sequence-from-memory") else ():
+        seen = yield "read", other
+        sequence = max(sequence, seen.manifest.sequence if seen and seen.manifest else 0)
+    doubtful = False
+    while True:
+        tries += 1
+        new = (known or Record(()))._replace(stamp=(me, "commit", tries), manifest=Manifest(me, sequence + 1, files), claim=None)
+        answer = yield from change(step, known, new, "overwrite" if overwrite else "commit")
+        doubtful |= answer == "lost"
+        before, known = known, new if answer == "ok" else (yield "read", step)
+        if known and known.manifest and known.manifest.attempt == me:
+            break
+        claim = known.claim if known else None
+        mine = known == before if held is None else claim == held or (broken("claim-by-attempt") and claim and claim[0] == me)
+        if not mine and broken("claim-again") and not (known and known.manifest) and tries < 6:
+            new = (known or Record(()))._replace(stamp=(me, "again", tries), claim=(me, -tries))
+            if (yield from change(step, known, new, "claim")) == "ok":
+                mine, held, known = True, new.claim, new
+        if not mine:
+            lost = "exists" if known and known.manifest else "taken"
+            yield "told", me, "unknown" if doubtful and not broken("lost-is-loss") else lost, step
+            return
+    yield "told", me, "ok", step
+    if before and before.manifest and before.manifest.attempt not in known.names():
+        for name in before.manifest.own():
+            yield "delete", name
+
+
+def drop(step: int, record: Record, stamp: tuple, why: str) -> Actor:
+    """Take the manifest out of the record first, then delete its files. Answers what the store said to the first."""
+    new = record._replace(stamp=stamp, manifest=None, pins=frozenset())
+    files = () if record.manifest.attempt in new.names() else record.manifest.own()
+    if broken("files-first"):
+        for name in files:
+            yield "delete", name
+    answer = yield from change(step, record, new, why)
+    if answer == "ok":
+        for name in files:
+            yield "delete", name
+    return answer
+
+
+def delete(me: str, step: int) -> Actor:
+    tries = 0
+    while True:
+        record = yield "read", step
+        if not record or not record.manifest:
+            return
+        tries += 1
+        if (yield from drop(step, record, (me, "delete", tries), "delete")) == "ok":
+            return
+
+
+def collect(me: str, steps: tuple, keep: int = 1) -> Actor:
+    seen: tuple = ()
+    for step in steps:
+        record = yield "read", step
+        if record and record.manifest:
+            pinned = bool(record.pins or (broken("pins-beside") and (yield "read", ("pin", step))))
+            seen += ((order(step, record.manifest), step, record, pinned),)
+    for _, step, record, pinned in sorted(seen)[:-keep]:
+        if not pinned:
+            yield from drop(step, record, (me, "collect", step), "retention")
+
+
+def pin(me: str, step: int) -> Actor:
+    tries = 0
+    while True:
+        record = yield "read", step
+        if not record or not record.manifest:
+            return
+        if me in record.pins:
+            break
+        tries += 1
+        if broken("pins-beside") and (yield "swap", ("pin", step), None, "pin", "pin"):
+            break
+        new = record._replace(stamp=(me, "pin", tries), pins=record.pins | {me})
+        if (yield from change(step, record, new, "pin")) == "ok":
+            break
+    yield "told", me, "pinned", step
+
+
+def sweep(me: str, step: int, always: bool = False) -> Actor:
+    """Delete the files of attempts that the record does not name. They can never be named again, so no fence is needed."""
+    first, second = ("read", "list") if broken("sweep-reads-first") else ("list", "read")
+    files = yield first, step
+    record = yield second, step
+    if first == "read":
+        files, record = record, files
+    if record and record.claim and (always or (yield "choose", step)):
+        bare = record._replace(stamp=(me, "stale", 1), claim=None)
+        if (yield from change(step, record, bare, "sweep")) != "ok":
+            return
+        record = bare
+    for hold in sorted(record.holds) if record else ():
+        if not holds((yield "read", hold[1]), *hold):
+            loose = record._replace(stamp=(me, "loose", hold[2]), holds=record.holds - {hold})
+            if (yield from change(step, record, loose, "sweep")) != "ok":
+                return
+            record = loose
+    for name in files:
+        spared = record and ((record.claim and name[1] == "plain") or (record.manifest and name in dict(record.manifest.files)))
+        if not spared and name[1] not in (record.names() if record else ()):
+            yield "delete", name
+
+
+def holds(holder: Record | None, attempt: str, _: int, by: str) -> bool:
+    """Whether a hold still counts: its attempt may yet commit, or its manifest refers to the held files."""
+    claim, manifest = (holder.claim, holder.manifest) if holder else (None, None)
+    refers = manifest and manifest.attempt == by and any(name[1] == attempt for name, _ in manifest.files)
+    return bool((claim and claim[0] == by) or refers)
+
+
+def read(me: str, step: int) -> Actor:
+    record = yield "read", step
+    if record and record.manifest:
+        for name, expected in record.manifest.files:
+            found = yield "get", name
+            if found is None:
+                return  # a clear error: the file is gone
+            yield "compare", found, expected

@@ -1,0 +1,146 @@
+"""Deleting, collecting, pinning and holding: what callers are told, and what is in the store afterwards."""
+
+import logging
+
+import pytest
+from saves import NAMING, ONE, RECORD, begin, is_whole, manifest, record, save
+from stores import LossyStore, MemoryStore
+
+from ckptmgr import commit
+from ckptmgr.errors import StepNotFoundError
+from ckptmgr.ledger import records
+from ckptmgr.record import Hold
+from ckptmgr.storage import Folder
+
+pytestmark = pytest.mark.usefixtures("impatient")
+
+
+def test_deleted_step_is_gone_with_its_files(root: Folder, store: MemoryStore, caplog: pytest.LogCaptureFixture) -> None:
+    save(root, 1, nfiles=2)
+
+    with caplog.at_level(logging.INFO):
+        assert commit.delete(root, ONE, 1)
+
+    assert store.files == {}
+    assert "deleted step 1 (sequence 1)" in caplog.text
+    assert not commit.delete(root, ONE, 1)
+
+
+def test_delete_removes_the_manifest_before_any_file(store: MemoryStore) -> None:
+    save(Folder(store), 1, nfiles=3)
+    changes: list[str] = []
+    store.on_change = lambda key, before, after: changes.append(key)
+
+    commit.delete(Folder(store), ONE, 1)
+
+    assert changes[0] == RECORD
+    assert len(changes) == 4
+
+
+def test_delete_leaves_an_empty_record_where_removing_cannot_be_conditional() -> None:
+    store = MemoryStore(has_remove=False)
+    save(Folder(store), 1)
+
+    assert commit.delete(Folder(store), ONE, 1)
+    assert list(store.files) == [RECORD]
+    assert records(Folder(store), NAMING)[0][0].record.is_empty
+    assert save(Folder(store), 1).sequence == 1
+
+
+def test_delete_leaves_files_that_are_held(root: Folder) -> None:
+    old = save(root, 1)
+    commit.hold(root, ONE, 1, begin(root, 2))
+
+    assert commit.delete(root, ONE, 1)
+    assert root.head(f"{ONE}/a-{old.attempt}/file-0") is not None
+    assert record(root, 1).manifest is None
+
+
+def test_delete_without_a_definite_answer_leaves_the_files_to_sweep(store: MemoryStore) -> None:
+    info = save(Folder(store), 1)
+
+    assert commit.delete(Folder(LossyStore(store, ["applied"])), ONE, 1)
+    assert list(store.files) == [f"{ONE}/a-{info.attempt}/file-0"]
+
+
+def test_delete_whose_answer_was_lost_for_good_is_tried_again(store: MemoryStore) -> None:
+    save(Folder(store), 1)
+
+    assert commit.delete(Folder(LossyStore(store, ["never"])), ONE, 1)
+    assert store.files == {}
+
+
+def test_collect_deletes_what_it_saw(root: Folder, store: MemoryStore) -> None:
+    save(root, 1)
+    save(root, 2)
+    found, _ = records(root, NAMING)
+
+    assert commit.collect(root, found[:1]) == found[:1]
+    assert not any(key.startswith(ONE) for key in store.files)
+
+
+def test_collect_leaves_what_has_changed_since_it_was_decided(root: Folder) -> None:
+    for step in (1, 2, 3):
+        save(root, step)
+    found, _ = records(root, NAMING)
+    commit.pin(root, ONE, 1, "paper")
+    save(root, 2, overwrite=True)
+
+    removed = commit.collect(root, found)
+
+    assert [each.step for each in removed] == [3]
+    assert is_whole(root, 1)
+    assert is_whole(root, 2)
+
+
+def test_collect_leaves_what_got_no_answer_until_the_next_time(store: MemoryStore) -> None:
+    save(Folder(store), 1)
+    found, _ = records(Folder(store), NAMING)
+
+    assert commit.collect(Folder(LossyStore(store, ["never"])), found) == []
+    assert is_whole(Folder(store), 1)
+
+
+def test_pins_are_added_and_taken_out(root: Folder) -> None:
+    save(root, 1)
+    commit.pin(root, ONE, 1, "paper")
+    commit.pin(root, ONE, 1, "best")
+    commit.pin(root, ONE, 1, "best")
+    assert record(root, 1).pins == {"paper", "best"}
+
+    commit.unpin(root, ONE, 1, "paper")
+    commit.unpin(root, ONE, 1, "never there")
+    assert record(root, 1).pins == {"best"}
+
+
+@pytest.mark.parametrize("fate", ["applied", "never", "later"])
+def test_lost_answer_to_a_pin_is_settled_by_reading(store: MemoryStore, fate: str) -> None:
+    save(Folder(store), 1)
+
+    commit.pin(Folder(LossyStore(store, [fate])), ONE, 1, "paper")
+
+    assert record(Folder(store), 1).pins == {"paper"}
+
+
+def test_only_committed_steps_can_be_pinned(root: Folder) -> None:
+    begin(root, 1)
+
+    for step in (1, 2):
+        with pytest.raises(StepNotFoundError, match=f"step {step} is not in"):
+            commit.pin(root, NAMING.format(step), step, "paper")
+
+
+@pytest.mark.parametrize("name", ["", "a\n", "x" * 256, "\ud800"])
+def test_pin_needs_a_name_that_can_be_shown(root: Folder, name: str) -> None:
+    with pytest.raises(ValueError, match="a pin needs a name"):
+        commit.pin(root, ONE, 1, name)
+
+
+def test_hold_gives_the_manifest_whose_files_may_be_reused(root: Folder) -> None:
+    old = save(root, 1)
+    attempt = begin(root, 2)
+
+    assert commit.hold(root, ONE, 1, attempt) == manifest(root, 1)
+    assert commit.hold(root, ONE, 1, attempt) == manifest(root, 1)
+    assert record(root, 1).holds == {Hold(old.attempt, 2, attempt.attempt)}
+    assert commit.hold(root, "step-00000009", 9, attempt) is None
