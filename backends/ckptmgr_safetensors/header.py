@@ -1,0 +1,232 @@
+"""One safetensors file's header: checked on reading, built for writing. Nothing here touches a tensor's bytes.
+
+A header that `parse` returns is consistent with the file's size: its tensors cover the data exactly, without hole,
+overlap or rest, so whoever reads by its offsets stays inside the file.
+
+Source: the format notes of the safetensors repository, and its reference library 0.8.0.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from json.encoder import encode_basestring as quoted
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+from ckptmgr.backend import JSON, TensorSpec, numpy_dtype
+from ckptmgr.errors import CorruptCheckpointError, UnsupportedTensorError, shown
+from ckptmgr_safetensors import strictjson
+
+LENGTH_NBYTES = 8  # the header's own length, before it
+MAX_HEADER_NBYTES = 100_000_000  # the reference library's limit
+METADATA = "__metadata__"
+
+DTYPES = {  # code in the file -> name of the dtype
+    "BOOL": "bool",
+    "F4": "packed_float4_e2m1fn",
+    "F6_E2M3": "packed_float6_e2m3fn",
+    "F6_E3M2": "packed_float6_e3m2fn",
+    "U8": "uint8",
+    "I8": "int8",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "I16": "int16",
+    "U16": "uint16",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I32": "int32",
+    "U32": "uint32",
+    "F32": "float32",
+    "C64": "complex64",
+    "F64": "float64",
+    "I64": "int64",
+    "U64": "uint64",
+}
+CODES = {name: code for code, name in DTYPES.items()}
+_PACKED_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
+BITS = {code: _PACKED_BITS.get(code) or numpy_dtype(name).itemsize * 8 for code, name in DTYPES.items()}
+
+# A tensor's entry has three lists and objects in some fifty bytes; Python takes twenty times the text of "[],[],[]".
+_MIN_CONTAINERS = 4096
+_MAX_RANK = 64  # numpy's
+_MAX_ARRAY_NBYTES = 2**63 - 1  # numpy's, for the product of the dimensions that are not 0
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The file that bytes come from: its plain name, where it is for a person, its size."""
+
+    name: str
+    location: str
+    nbytes: int
+
+    def corrupt(self, problem: str, tensor: str | None = None) -> CorruptCheckpointError:
+        """The error that says what is wrong with this file, and with which of its tensors."""
+        subject = "" if tensor is None else f"tensor {tensor!r}: "
+        message = f"{self.location!r} is not valid safetensors: {subject}{problem}"
+        return CorruptCheckpointError(message, file=self.name, tensor=tensor)
+
+
+class Place(NamedTuple):
+    """What a tensor is and at which byte of its file it starts."""
+
+    spec: TensorSpec
+    offset: int
+
+
+class Header(NamedTuple):
+    """A file's tensors in the order of their data, and its ``__metadata__``."""
+
+    tensors: dict[str, Place]
+    metadata: dict[str, str]
+
+
+def length(first: bytes, origin: Origin) -> int:
+    """The header's length, from a file's first 8 bytes; it is inside the file and its limit.
+
+    Raises:
+        CorruptCheckpointError: the file is too small for the header it claims.
+    """
+    if len(first) < LENGTH_NBYTES:
+        raise origin.corrupt(f"{len(first)} bytes are too few for a header")
+    nbytes = int.from_bytes(first[:LENGTH_NBYTES], "little")
+    if nbytes > MAX_HEADER_NBYTES:
+        raise origin.corrupt(f"it claims a header of {nbytes} bytes, over the limit of {MAX_HEADER_NBYTES}")
+    if LENGTH_NBYTES + nbytes > origin.nbytes:
+        raise origin.corrupt(f"its header ends at byte {LENGTH_NBYTES + nbytes}, the file at {origin.nbytes}")
+    return nbytes
+
+
+def parse(text: bytes, origin: Origin) -> Header:
+    """The header whose JSON is ``text``, all of it checked.
+
+    Raises:
+        CorruptCheckpointError: it breaks a rule of the format, or does not fit the file's size; names the tensor.
+    """
+    try:
+        root = strictjson.parse(text, containers=_MIN_CONTAINERS + len(text) // 8, parse_int=_unsigned)
+    except ValueError as error:
+        raise origin.corrupt(f"its header is no valid JSON: {error}") from error
+    if not isinstance(root, dict):
+        raise origin.corrupt("its header is no JSON object")
+    metadata = _metadata(root.pop(METADATA, None), origin)
+    return Header(_places(_entries(root, origin), LENGTH_NBYTES + len(text), origin), metadata)
+
+
+def build(tensors: Sequence[tuple[str, TensorSpec]], metadata: Mapping[str, str], align: int) -> bytes:
+    """A file's bytes before its data, for tensors in the order of their data.
+
+    Data starts at a multiple of ``align`` (and of 8): the header is padded with spaces, which every reader accepts.
+
+    Raises:
+        UnsupportedTensorError: the header is over the format's limit.
+    """
+    pieces = [f"{quoted(METADATA)}:{_object(metadata)}"] if metadata else []
+    # By identity: specs are interned, and hashing one costs more than the rest of its entry.
+    kinds = {id(spec): spec for _, spec in tensors}
+    heads = {key: f'"dtype":"{CODES[spec.dtype]}","shape":[{",".join(map(str, spec.shape))}]' for key, spec in kinds.items()}
+    offset = 0
+    for name, spec in tensors:
+        end = offset + spec.nbytes
+        pieces.append(f'{quoted(name)}:{{{heads[id(spec)]},"data_offsets":[{offset},{end}]}}')
+        offset = end
+    text = f"{{{','.join(pieces)}}}".encode()
+    text += b" " * (-(LENGTH_NBYTES + len(text)) % math.lcm(align, 8))
+    if len(text) > MAX_HEADER_NBYTES:
+        raise UnsupportedTensorError(
+            f"a header of {len(text)} bytes for {len(tensors)} tensors is over the format's limit of {MAX_HEADER_NBYTES}: "
+            "write more and smaller files (max_file_nbytes), or shorter names and metadata"
+        )
+    return len(text).to_bytes(LENGTH_NBYTES, "little") + text
+
+
+def check_dtypes(tensors: Iterable[tuple[str, TensorSpec]]) -> None:
+    """Refuses what the format has no code for; nothing is ever cast silently.
+
+    Raises:
+        UnsupportedTensorError: lists the tensors of the first such dtype.
+    """
+    refused = [(name, spec.dtype) for name, spec in tensors if spec.dtype not in CODES]
+    if refused:
+        dtype = refused[0][1]
+        names = [name for name, other in refused if other == dtype]
+        raise UnsupportedTensorError(
+            f"safetensors has no dtype {dtype}, which these tensors have: {shown(names)}; cast them or use another backend",
+            tensor=names[0],
+        )
+
+
+def _unsigned(text: str) -> int | float:
+    # What is no u64 is a float to the reference, even "-0"; floats are refused wherever a number means something.
+    return int(text) if len(text) <= 20 and text[0] != "-" else strictjson.finite(text)
+
+
+def _metadata(value: JSON, origin: Origin) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise origin.corrupt(f"its {METADATA} is no mapping of strings to strings")
+    return value
+
+
+def _entries(root: Mapping[str, JSON], origin: Origin) -> list[tuple[int, int, str, TensorSpec]]:
+    """``(begin, end, name, spec)`` of each tensor, in the header's order."""
+    entries = []
+    specs: dict[tuple[Any, ...], TensorSpec] = {}
+    for name, fields in root.items():
+        code, shape, begin, end = _fields(name, fields, origin)
+        spec = specs.get((code, *shape))
+        if spec is None:
+            spec = specs[code, *shape] = _spec(name, code, tuple(shape), origin)
+        entries.append((begin, end, name, spec))
+    return entries
+
+
+def _fields(name: str, fields: JSON, origin: Origin) -> tuple[str, list[int], int, int]:
+    try:
+        code, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
+    except (TypeError, KeyError) as error:
+        raise origin.corrupt("its entry needs dtype, shape and data_offsets", name) from error
+    if type(code) is not str or type(shape) is not list or type(offsets) is not list or len(offsets) != 2:
+        raise origin.corrupt("its entry needs a dtype code, a list of dimensions and two data_offsets", name)
+    # By exact type: True is an int to Python, and equal to 1.
+    if not {int}.issuperset(map(type, shape)) or not {int}.issuperset(map(type, offsets)):
+        raise origin.corrupt("its shape and data_offsets must be integers from 0 to 2^64-1", name)
+    return code, shape, offsets[0], offsets[1]
+
+
+def _spec(name: str, code: str, shape: tuple[int, ...], origin: Origin) -> TensorSpec:
+    if code not in DTYPES:
+        raise origin.corrupt(f"dtype {code!r} is not known", name)
+    # Zeros do not count: numpy refuses such an array even when it is empty.
+    if len(shape) > _MAX_RANK or math.prod(size for size in shape if size) * BITS[code] // 8 > _MAX_ARRAY_NBYTES:
+        raise origin.corrupt(f"no array can have the shape {shown(shape)}", name)
+    try:
+        return TensorSpec(DTYPES[code], shape)
+    except ValueError as error:
+        raise origin.corrupt(str(error), name) from error
+
+
+def _places(entries: list[tuple[int, int, str, TensorSpec]], start: int, origin: Origin) -> dict[str, Place]:
+    """Where the tensors lie in the file, in data order; they must cover it from ``start`` to its end."""
+    entries.sort(key=itemgetter(0, 1))
+    places = {}
+    covered = 0
+    for begin, end, name, spec in entries:
+        if begin != covered:
+            problem = "leaves a hole in" if begin > covered else "overlaps other tensors in"
+            raise origin.corrupt(f"starts at byte {begin} and {problem} the data, which is covered up to {covered}", name)
+        if end - begin != spec.nbytes:
+            raise origin.corrupt(f"{spec.dtype} of shape {spec.shape} takes {spec.nbytes} bytes, not {end - begin}", name)
+        places[name] = Place(spec, start + begin)
+        covered = end
+    if start + covered != origin.nbytes:
+        raise origin.corrupt(f"its tensors end at byte {start + covered}, the file at {origin.nbytes}")
+    return places
+
+
+def _object(values: Mapping[str, str]) -> str:
+    return "{" + ",".join(f"{quoted(key)}:{quoted(values[key])}" for key in sorted(values)) + "}"

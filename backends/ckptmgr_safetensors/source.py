@@ -1,0 +1,101 @@
+"""The tensors of opened files. Nothing is read before somebody asks for it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from ckptmgr.backend import JSON, Box, Extent, Folder, PackedArray, TensorSpec
+from ckptmgr.errors import CorruptCheckpointError
+from ckptmgr_safetensors.header import Place
+
+_GAP_NBYTES = 64 * 1024  # what lies between wanted bytes is read through up to here: cheaper than another request
+
+
+@dataclass(frozen=True, slots=True)
+class SafetensorsSource:
+    """A `TensorSource` over one file or a set of them; every tensor has an extent.
+
+    ``places`` gives file and place by tensor name. It holds no open file, so `close` has nothing to do.
+    """
+
+    folder: Folder
+    places: Mapping[str, tuple[str, Place]]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, JSON] = field(default_factory=dict)
+    blobs: Mapping[str, bytes] = field(default_factory=dict)
+    specs: Mapping[str, TensorSpec] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "specs", {name: place.spec for name, (_, place) in self.places.items()})
+
+    def extents(self, name: str) -> Sequence[Extent]:
+        """The one extent of the tensor; an alias has its tensor's."""
+        file, place = self._place(name)
+        return (Extent(self.folder, file, place.offset),)
+
+    def read(self, name: str, box: Box | None = None, out: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
+        """See `TensorSource.read`. A packed tensor is flat and comes whole.
+
+        Raises:
+            KeyError: no tensor of that name.
+            ValueError: ``box`` is not inside the tensor or cuts a packed one, or ``out`` is of another shape.
+            CorruptCheckpointError: the file has become shorter.
+        """
+        file, (spec, offset) = self._place(name)
+        if box is not None and not box.fits(spec.shape):
+            raise ValueError(f"the slice {box} is not inside tensor {name!r} of shape {spec.shape}")
+        if spec.is_packed and box is not None and box != Box.whole(spec.shape):
+            raise ValueError(f"tensor {name!r} is packed ({spec.dtype}): it can only be read whole")
+        box = Box.whole((spec.nbytes,) if spec.is_packed else spec.shape) if spec.is_packed or box is None else box
+        array = np.empty(box.shape, spec.numpy) if out is None else out
+        if array.shape != box.shape or array.dtype.newbyteorder("=") != spec.numpy:
+            raise ValueError(f"tensor {name!r} is {spec.dtype} of shape {box.shape}, not {array.dtype} of {array.shape}")
+        shape = (spec.nbytes,) if spec.is_packed else spec.shape
+        try:
+            _read(self.folder, file, offset, shape, box, array)
+        except EOFError as error:
+            raise CorruptCheckpointError(f"{file!r} ends inside tensor {name!r}", file=file, tensor=name) from error
+        return PackedArray.wrap(array, spec) if spec.is_packed and out is None else array
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _place(self, name: str) -> tuple[str, Place]:
+        return self.places[self.aliases.get(name, name)]
+
+
+def _read(folder: Folder, file: str, offset: int, shape: Sequence[int], box: Box, out: np.ndarray[Any, Any]) -> None:
+    """Fills ``out`` with ``box`` of the tensor that starts at ``offset``, window by window."""
+    dtype = out.dtype.newbyteorder("<")
+    for window in _widened(box, shape, dtype.itemsize).chunks(max(folder.store.window_nbytes // dtype.itemsize, 1)):
+        wanted = window.overlap(box)
+        if wanted is None:
+            continue
+        # Bytes are copied as integers: whatever they mean, a copy must not change one.
+        raw = np.empty((*window.shape, dtype.itemsize), np.uint8)
+        flat, filled = raw.reshape(-1), 0
+        for first, count in window.runs(shape):
+            nbytes = count * dtype.itemsize
+            folder.read_into(file, offset + first * dtype.itemsize, [flat[filled : filled + nbytes]])
+            filled += nbytes
+        out[wanted.relative_to(box).slices] = raw.view(dtype)[..., 0][wanted.relative_to(window).slices]
+
+
+def _widened(box: Box, shape: Sequence[int], itemsize: int) -> Box:
+    """``box`` with its inner dimensions made whole as long as that adds no larger gap than is read through."""
+    axis = len(shape)
+    while axis > 0 and math.prod(shape[axis - 1 :]) * itemsize <= _GAP_NBYTES:
+        axis -= 1
+    if box.size == 0:
+        return box
+    return Box((*box.start[:axis], *[0] * (len(shape) - axis)), (*box.stop[:axis], *shape[axis:]))
