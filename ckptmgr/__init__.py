@@ -1,1 +1,93 @@
-"""Checkpoints that are whole or absent, in standard file formats, for any training framework."""
+"""Checkpoints that are whole or absent, in standard file formats, for any training framework.
+
+::
+
+    manager = CheckpointManager("runs/7", retention=KeepLast(3))
+    step, state = manager.restore_or_initialize(init)
+    manager.save(step, state, metrics={"val_loss": 0.31})
+"""
+
+from ckptmgr.box import Box
+from ckptmgr.checkpoint import Checkpoint, Restored
+from ckptmgr.errors import (
+    BackendNotFoundError,
+    CheckpointError,
+    CommitUnknownError,
+    CorruptCheckpointError,
+    FormatVersionError,
+    MissingDependencyError,
+    SaveError,
+    StateMismatchError,
+    StepExistsError,
+    StepNotFoundError,
+    UnsafeCheckpointError,
+    UnsupportedLeafError,
+    UnsupportedTensorError,
+)
+from ckptmgr.files import load, open_checkpoint, save
+from ckptmgr.finding import Skipped
+from ckptmgr.group import Group, Solo
+from ckptmgr.manager import CheckpointManager, VerifyReport
+from ckptmgr.matching import Mismatch, RestoreReport
+from ckptmgr.naming import StepNaming
+from ckptmgr.retention import (
+    KeepAll,
+    KeepBest,
+    KeepBytes,
+    KeepEvery,
+    KeepEveryInterval,
+    KeepLast,
+    KeepWithin,
+    Plan,
+    Retention,
+    Verdict,
+)
+from ckptmgr.spec import PackedArray, TensorSpec
+from ckptmgr.step import StepInfo
+from ckptmgr.sweep import Swept
+from ckptmgr.transfer import Problem
+
+__all__ = [
+    "BackendNotFoundError",
+    "Box",
+    "Checkpoint",
+    "CheckpointError",
+    "CheckpointManager",
+    "CommitUnknownError",
+    "CorruptCheckpointError",
+    "FormatVersionError",
+    "Group",
+    "KeepAll",
+    "KeepBest",
+    "KeepBytes",
+    "KeepEvery",
+    "KeepEveryInterval",
+    "KeepLast",
+    "KeepWithin",
+    "Mismatch",
+    "MissingDependencyError",
+    "PackedArray",
+    "Plan",
+    "Problem",
+    "RestoreReport",
+    "Restored",
+    "Retention",
+    "SaveError",
+    "Skipped",
+    "Solo",
+    "StateMismatchError",
+    "StepExistsError",
+    "StepInfo",
+    "StepNaming",
+    "StepNotFoundError",
+    "Swept",
+    "TensorSpec",
+    "UnsafeCheckpointError",
+    "UnsupportedLeafError",
+    "UnsupportedTensorError",
+    "Verdict",
+    "VerifyReport",
+    "load",
+    "open_checkpoint",
+    "save",
+]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from ckptmgr import ledger
+from ckptmgr import CheckpointManager, ledger
 from ckptmgr.storage import Folder
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -25,6 +25,12 @@ FRAMEWORKS = ("torch", "jax", "tf", "keras")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of frameworks come last: those start threads, and others fork."""
     items.sort(key=lambda item: any(name in vars(item.module) for name in FRAMEWORKS))
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> CheckpointManager:
+    """A manager of a new run in ``tmp_path / "run"``."""
+    return CheckpointManager(tmp_path / "run")
 
 
 @pytest.fixture

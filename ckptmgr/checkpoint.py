@@ -1,0 +1,396 @@
+"""An opened checkpoint: a managed step, or a file of any known format. Nothing is read before it is asked for.
+
+Both are a `TensorSource`. A managed step needs no format parser: its ``tree.json`` says where every tensor lies.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+
+from ckptmgr import backend as backends
+from ckptmgr import restoring, transfer
+from ckptmgr.backend import Backend
+from ckptmgr.box import Box
+from ckptmgr.checksum import crc32c
+from ckptmgr.errors import CorruptCheckpointError, StepNotFoundError, shown
+from ckptmgr.layout import Extent, Part
+from ckptmgr.manifest import ASSET, TREE, FileEntry, Manifest
+from ckptmgr.matching import RestoreReport
+from ckptmgr.renaming import Rule, near_names
+from ckptmgr.source import TensorSource
+from ckptmgr.spec import TensorSpec
+from ckptmgr.step import JSON, StepInfo
+from ckptmgr.storage import Folder
+from ckptmgr.transfer import Place, Problem, Progress, Verify, Want
+from ckptmgr.treefile import Row, TreeFile
+
+Cast = Literal["no", "same_kind", "any"]
+BATCH_NBYTES = 64 << 20  # of tensors held at a time while a foreign file is read through
+SKELETON = "ckptmgr"  # the metadata key of a single file that holds more than a flat dict of arrays
+
+
+class Restored(NamedTuple):
+    """What a restore gave: the step (None for a file without one), the state, what is known of the step, and the report."""
+
+    step: int | None
+    state: Any
+    info: StepInfo | None
+    report: RestoreReport
+
+    def __repr__(self) -> str:
+        sorts = ("filled", "missing", "unexpected", "mismatched", "recast", "kept", "skipped")
+        counts = [f"{len(names)} {sort}" for sort in sorts if (names := getattr(self.report, sort))]
+        return f"<Restored step {self.step}: {type(self.state).__name__}, {', '.join(counts) or 'empty'}>"
+
+
+class TreeSource:
+    """The tensors of a managed step, by the rows of its ``tree.json``.
+
+    What has no raw bytes there (string tensors) is read by the format's own reader, which ``open_format`` opens.
+    """
+
+    def __init__(self, folder: Folder, tree: TreeFile, open_format: Callable[[str], TensorSource]) -> None:
+        self.metadata: Mapping[str, JSON] = {}
+        self.blobs: Mapping[str, bytes] = {}
+        self.aliases: Mapping[str, str] = tree.aliases
+        self.rows: dict[str, list[Row]] = {}
+        for row in tree.rows:
+            self.rows.setdefault(row.name, []).append(row)
+        self.specs: Mapping[str, TensorSpec] = {name: rows[0].spec for name, rows in self.rows.items()}
+        self._folder, self._open_format = folder, open_format
+        self._format: TensorSource | None = None
+
+    def extents(self, name: str) -> Sequence[Extent]:
+        """Where the tensor lies, with its checksum as it was written; empty if only the format's reader can decode it."""
+        return [
+            Extent(self._folder, file, offset, box, crc32c)
+            for _, _, file, offset, crc32c, box in self.rows[name]
+            if offset is not None
+        ]
+
+    def read(self, name: str, box: Box | None = None, out: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
+        """The tensor, or a slice of it, verified where it is read whole."""
+        if self.extents(name):
+            arrays, _ = transfer.read(self, [Want(name, box, out)])
+            return arrays[0]
+        if self._format is None:
+            self._format = self._open_format(self.rows[name][0].file)
+        if self._format.specs.get(name) != self.specs[name]:
+            file = self.rows[name][0].file
+            where = self._folder.location(file)
+            raise CorruptCheckpointError(f"{where!r} has no tensor {name!r} as {TREE} describes it", file=file, tensor=name)
+        return self._format.read(name, box, out)
+
+    def close(self) -> None:
+        """Closes the format's reader, if one was needed."""
+        if self._format is not None:
+            self._format.close()
+            self._format = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class Checkpoint:
+    """An opened checkpoint. Tensor names are the state's keys joined by ``/``; a context manager.
+
+    ``info``, ``metrics`` and assets are there for managed steps; ``metadata`` is the step's, or what a file carries.
+    """
+
+    def __init__(
+        self,
+        source: TensorSource,
+        skeleton: JSON,
+        *,
+        backend: str,
+        location: str,
+        info: StepInfo | None = None,
+        folder: Folder | None = None,
+        files: Sequence[FileEntry] = (),
+        verify: Verify = "full",
+        is_current: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self.skeleton = skeleton
+        self.backend = backend
+        self.location = location
+        self.info = info
+        self._source, self._folder, self._files = source, folder, tuple(files)
+        self._verify: Verify = verify
+        self._is_current = is_current
+
+    @property
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Dtype and shape of every tensor, by name."""
+        return self._source.specs
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Further names of tied tensors."""
+        return self._source.aliases
+
+    @property
+    def blobs(self) -> Mapping[str, bytes]:
+        """What else the format carries, by name."""
+        return self._source.blobs
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The step's metrics."""
+        return self.info.metrics if self.info else {}
+
+    @property
+    def metadata(self) -> Mapping[str, JSON]:
+        """The step's metadata, or a file's own."""
+        if self.info:
+            return self.info.metadata
+        return {key: value for key, value in self._source.metadata.items() if key != SKELETON}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors, tied ones once."""
+        return sum(spec.nbytes for spec in self.specs.values())
+
+    @property
+    def files(self) -> tuple[FileEntry, ...]:
+        """Files of a managed step, each with size and crc32c; empty for a foreign file."""
+        return self._files
+
+    @property
+    def assets(self) -> tuple[str, ...]:
+        """Names of the files that were saved beside the state."""
+        return tuple(entry.name for entry in self._files if entry.extra.get(ASSET))
+
+    def asset(self, name: str) -> bytes:
+        """An asset's bytes, verified.
+
+        Raises:
+            KeyError: no asset of that name; the message lists those there are.
+        """
+        entry = next((entry for entry in self._files if entry.name == name), None)
+        if entry is None or self._folder is None or name not in self.assets:
+            raise KeyError(f"no asset {name!r} in {self.location!r} (found: {', '.join(self.assets) or 'none'})")
+        with self._explained():
+            return read_checked(self._folder, entry)
+
+    def extents(self, name: str) -> Sequence[Extent]:
+        """Where a tensor lies; see `TensorSource`."""
+        return self._source.extents(self.aliases.get(name, name))
+
+    def read(self, name: str, box: Box | None = None, out: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
+        """One tensor, or the slice ``box`` of it, without reading the others; ``out`` is filled if it is given.
+
+        A tensor read whole is checked against its checksum; a slice can only be checked for size.
+
+        Raises:
+            KeyError: no tensor of that name; the message lists the nearest.
+            ValueError: ``box`` or ``out`` does not fit the tensor.
+            CorruptCheckpointError: its bytes are not what was written.
+        """
+        name = self.aliases.get(name, name)
+        if name not in self.specs:
+            near = near_names([name], self.specs).get(name, ())
+            raise KeyError(f"no tensor {name!r} in {self.location!r}" + (f" (near: {shown(near)})" if near else ""))
+        with self._explained():
+            arrays, _ = transfer.read(self._source, [Want(name, box, out)], verify=self._verify)
+        return arrays[0]
+
+    def load(self) -> Any:
+        """The whole state as dicts, lists, tuples, scalars and numpy arrays."""
+        return self.restore().state
+
+    def restore(
+        self,
+        *,
+        into: Any = None,
+        select: Sequence[str] | str | None = None,
+        rename: Sequence[Rule] | None = None,
+        cast: Cast = "no",
+        strict: bool = True,
+        verify: Verify | None = None,
+        progress: Progress | None = None,
+    ) -> Restored:
+        """The state, or the part of it that ``into`` and ``select`` ask for.
+
+        ``into``: containers, arrays and objects like those wanted. ``select``: globs on names; only names that one of them
+        matches are wanted, on both sides. ``rename``: rules ``(prefix, new prefix)``, ``(pattern, replacement)`` or functions,
+        which change the checkpoint's names in turn. ``cast``: which dtypes may be converted: ``"no"``, ``"same_kind"`` (numpy's
+        rule), ``"any"``. With ``strict`` every difference is an error; without, what fits is restored, the rest of ``into`` stays
+        as it is and is listed in the report.
+
+        Mutable arrays in ``into`` are filled in place; if this raises `CorruptCheckpointError` or `OSError` their contents are
+        undefined. Every other error is raised before anything is changed.
+
+        Raises:
+            StateMismatchError: ``into`` and the checkpoint differ (with ``strict``); lists every difference.
+            ValueError: an unknown ``cast``, a glob that matches nothing, or rules that give two values one name.
+            CorruptCheckpointError: bytes are not what was written; names file and tensor.
+        """
+        with self._explained():
+            state, report = restoring.restore(
+                self._source,
+                self.skeleton,
+                into=into,
+                select=select,
+                rename=rename,
+                cast=cast,
+                strict=strict,
+                verify=verify or self._verify,
+                progress=progress,
+            )
+        return Restored(self.info.step if self.info else None, state, self.info, report)
+
+    def verify(self, *, full: bool = True, progress: Progress | None = None) -> list[Problem]:
+        """Reads every byte of every file (sizes only if not ``full``) and names what is damaged; empty if all is well.
+
+        A foreign file without checksums can only be read through. Its structure and sizes were checked when it was opened.
+        """
+        if self._folder is None:
+            return self._read_through(progress) if full else []
+        entries = [(entry.name, entry.nbytes, entry.crc32c) for entry in self._files]
+        with self._explained():
+            problems = transfer.check(self._folder, entries, places=self._places(), full=full, progress=progress)
+        if problems and not self._is_current():
+            raise _gone(self.info, self.location)
+        return problems
+
+    def close(self) -> None:
+        """Lets go of what the format's reader holds."""
+        self._source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {self.location!r}: {len(self.specs)} tensors, {self.nbytes} bytes, {self.backend}>"
+
+    def _read_through(self, progress: Progress | None) -> list[Problem]:
+        problems: list[Problem] = []
+        done = 0
+        for names in _batches(self.specs):
+            try:
+                transfer.read(self._source, map(Want, names))
+            except CorruptCheckpointError as error:
+                problems.append(Problem(error.file or self.location, error.tensor, str(error)))
+            done += sum(self.specs[name].nbytes for name in names)
+            if progress is not None:
+                progress(done, self.nbytes)
+        return problems
+
+    def _places(self) -> dict[str, list[Place]]:
+        places: dict[str, list[Place]] = {}
+        for rows in self._source.rows.values() if isinstance(self._source, TreeSource) else ():
+            for row in rows:
+                if row.offset is not None:
+                    part = Part(row.name, row.spec, row.box)
+                    places.setdefault(row.file, []).append(Place(row.name, row.offset, part.nbytes, row.crc32c))
+        return places
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        # Files of a step that is deleted while it is open look like damage; the record tells which it is.
+        try:
+            yield
+        except CorruptCheckpointError as error:
+            if not self._is_current():
+                raise _gone(self.info, self.location) from error
+            error.step = self.info.step if self.info else None
+            raise
+
+
+def _gone(info: StepInfo | None, location: str) -> StepNotFoundError:
+    step = info.step if info else None
+    return StepNotFoundError(
+        f"step {step} in {location!r} was deleted or overwritten while it was open: open it again", step=step
+    )
+
+
+def open_managed(
+    folder: Folder,
+    manifest: Manifest,
+    info: StepInfo,
+    *,
+    verify: Verify = "full",
+    is_current: Callable[[], bool] = lambda: True,
+) -> Checkpoint:
+    """The step whose attempt lies in ``folder``. Reads ``tree.json`` and nothing else.
+
+    Raises:
+        CorruptCheckpointError: ``tree.json`` is missing or not what was written.
+        StepNotFoundError: the step was deleted or overwritten since its record was read.
+    """
+    entry = next((entry for entry in manifest.files if entry.name == TREE), None)
+    if entry is None:
+        raise CorruptCheckpointError(f"the manifest of step {info.step} names no {TREE}", step=info.step, file=TREE)
+    try:
+        tree = TreeFile.decode(read_checked(folder, entry), where=folder.location(TREE))
+        tree.check({entry.name for entry in manifest.files}, where=folder.location(TREE))
+    except CorruptCheckpointError as error:
+        if not is_current():
+            raise _gone(info, folder.location()) from error
+        error.step = info.step
+        raise
+    return Checkpoint(
+        TreeSource(folder, tree, lambda file: backends.find(manifest.backend).open(folder, file)),
+        tree.skeleton,
+        backend=manifest.backend,
+        location=folder.location(),
+        info=info,
+        folder=folder,
+        files=manifest.files,
+        verify=verify,
+        is_current=is_current,
+    )
+
+
+def open_files(backend: Backend, folder: Folder, path: str, *, verify: Verify = "full") -> Checkpoint:
+    """A file or file set in the backend's own format, ours or foreign."""
+    source = backend.open(folder, path)
+    return Checkpoint(source, source.metadata.get(SKELETON), backend=backend.name, location=folder.location(path), verify=verify)
+
+
+def _batches(specs: Mapping[str, TensorSpec]) -> Iterator[list[str]]:
+    """Names of tensors that are read together: few enough bytes, or one large tensor alone."""
+    batch: list[str] = []
+    nbytes = 0
+    for name, spec in specs.items():
+        if batch and nbytes + spec.nbytes > BATCH_NBYTES:
+            yield batch
+            batch, nbytes = [], 0
+        batch.append(name)
+        nbytes += spec.nbytes
+    if batch:
+        yield batch
+
+
+def read_checked(folder: Folder, entry: FileEntry) -> bytes:
+    """The bytes of one of a step's small files.
+
+    Raises:
+        CorruptCheckpointError: the file is missing, or its size or crc32c is not the manifest's.
+    """
+    found = folder.head(entry.name)
+    where = folder.location(entry.name)
+    if found is None or found.nbytes != entry.nbytes:
+        size = "missing" if found is None else f"{found.nbytes} bytes"
+        raise CorruptCheckpointError(
+            f"{where!r} is {size}; the manifest says {entry.nbytes} bytes: restore another step", file=entry.name
+        )
+    try:
+        data = folder.read_range(entry.name, 0, entry.nbytes)
+    except (FileNotFoundError, EOFError) as error:
+        raise CorruptCheckpointError(f"{where!r} was removed or cut off while it was read", file=entry.name) from error
+    if crc32c(data) != entry.crc32c:
+        raise CorruptCheckpointError(
+            f"{where!r} has crc32c {crc32c(data):08x}; the manifest says {entry.crc32c:08x}: restore another step",
+            file=entry.name,
+        )
+    return data

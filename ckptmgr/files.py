@@ -1,0 +1,154 @@
+"""Single checkpoints without a manager: one file or file set under a name of the user's choice."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ckptmgr import backend as backends
+from ckptmgr import saving, tree
+from ckptmgr.backend import Backend
+from ckptmgr.checkpoint import SKELETON, Cast, Checkpoint, open_files, open_managed
+from ckptmgr.errors import CorruptCheckpointError
+from ckptmgr.manifest import MANIFEST, folder_name, parse_attempt
+from ckptmgr.record import decode
+from ckptmgr.renaming import Rule
+from ckptmgr.step import JSON
+from ckptmgr.storage import Folder, open_folder
+from ckptmgr.transfer import Progress, Verify
+
+STEM = "model"
+
+
+def save(
+    url: str | os.PathLike[str],
+    state: Any,
+    *,
+    backend: str | Backend = "safetensors",
+    metadata: Mapping[str, JSON] | None = None,
+    max_file_nbytes: int | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Saves a state as one file, or as a file set in a folder (``url`` ends in ``/`` or is one), and gives the files' paths.
+
+    Each file is durable and appears whole under its name; an index comes last, and files of an older set of the same
+    name that the new one does not replace are removed. A flat ``{name: array}`` state makes a plain file of the format;
+    for anything else the file also carries what `load` needs to give the same state back.
+
+    A set of several files that replaces another is not atomic as a whole; use `CheckpointManager` for that.
+
+    Raises:
+        ValueError: the name does not end as the backend's files do, or ``metadata`` has a key that the file needs for itself.
+        UnsupportedLeafError, UnsupportedTensorError: the state holds something that cannot be stored exactly.
+        OSError: the storage failed; a file that was there is still whole.
+    """
+    chosen = backends.find(backend) if isinstance(backend, str) else backend
+    folder, stem = _target(url, chosen, storage_options)
+    flat = tree.flatten(state)
+    carried = dict(metadata or {})
+    if SKELETON in carried:
+        raise ValueError(f"metadata must not use the key {SKELETON!r}, which the file needs for itself")
+    if not _is_flat(flat):
+        carried[SKELETON] = flat.skeleton
+    planned = saving.plan(flat, chosen, stem=stem, max_file_nbytes=max_file_nbytes, metadata=carried)
+    old = folder.list().files
+    stale = saving.stale_files(planned.layout, old, stem=stem, suffix=chosen.suffix)
+    if len(planned.layout.files) > 1:
+        # The old index must not lead to a mixture of old and new shards.
+        folder.delete([planned.layout.files[-1].name] if planned.layout.files[-1].name in old else [])
+    written = saving.write(folder, planned, progress=progress)
+    for name in stale:  # one by one: an index must be gone before the first of its shards
+        folder.delete([name])
+    return [folder.location(entry.name) for entry in written.files]
+
+
+def load(
+    url: str | os.PathLike[str],
+    into: Any = None,
+    *,
+    select: Sequence[str] | str | None = None,
+    rename: Sequence[Rule] | None = None,
+    cast: Cast = "no",
+    strict: bool = True,
+    storage_options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Any:
+    """The state in a file, file set or step folder of any known format, detected by content. See `Checkpoint.restore`."""
+    with open_checkpoint(url, storage_options=storage_options) as checkpoint:
+        return checkpoint.restore(into=into, select=select, rename=rename, cast=cast, strict=strict, progress=progress).state
+
+
+def open_checkpoint(
+    url: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None, verify: Verify = "full"
+) -> Checkpoint:
+    """A file, file set, or a managed step's folder as a lazy `Checkpoint`, detected by content.
+
+    Raises:
+        FileNotFoundError: there is nothing at that place.
+        BackendNotFoundError: no installed backend recognizes it.
+        CorruptCheckpointError: it is damaged; names file and tensor.
+    """
+    text = os.fspath(url)
+    if "://" not in text:
+        text = os.path.abspath(os.path.expanduser(text))  # "." and ".." have no name of their own
+    if os.path.islink(text):
+        # A link that the caller names is followed, as in a Hugging Face cache; links inside a folder never are.
+        text = os.path.realpath(text)
+    parent, _, name = text.rstrip("/").replace(os.sep, "/").rpartition("/")
+    folder = open_folder(parent or ("/" if text.startswith("/") else "."), storage_options)
+    managed = _managed(folder, name, verify)
+    if managed is not None:
+        return managed
+    return open_files(backends.detect(folder, name), folder, name, verify=verify)
+
+
+def _managed(parent: Folder, name: str, verify: Verify) -> Checkpoint | None:
+    """The step whose folder, or whose attempt's folder, this is; None if it is neither."""
+    attempt = parse_attempt(name)
+    step_folder = parent if attempt or not name else parent.folder(name)
+    found = step_folder.read(MANIFEST)
+    if found is None or not any(map(parse_attempt, step_folder.list().folders)):
+        return None  # other tools have files of that name too
+    record = decode(found[0], where=step_folder.location(MANIFEST))
+    manifest = record.manifest
+    if manifest is None or attempt not in (None, manifest.attempt):
+        raise CorruptCheckpointError(f"{parent.location(name)!r} was never committed, or is deleted: open another step")
+    folder = step_folder.folder(folder_name(manifest.attempt))
+    info = manifest.info(record.pins, name=name, path=folder.location())
+
+    def is_current() -> bool:
+        now = step_folder.read(MANIFEST)
+        return now is not None and manifest.attempt.encode() in now[0]
+
+    return open_managed(folder, manifest, info, verify=verify, is_current=is_current)
+
+
+def _target(url: str | os.PathLike[str], backend: Backend, storage_options: Mapping[str, Any] | None) -> tuple[Folder, str]:
+    text = os.fspath(url).replace(os.sep, "/")
+    if text.endswith("/") or os.path.isdir(text):
+        return open_folder(text, storage_options), STEM
+    parent, _, name = text.rpartition("/")
+    if not name.endswith(backend.suffix) or name == backend.suffix:
+        raise ValueError(
+            f"{text!r} does not end in {backend.suffix!r}, as files of backend {backend.name!r} do: "
+            "name it so, choose another backend, or end the path in '/' for a folder"
+        )
+    folder = open_folder(parent or ("/" if text.startswith("/") else "."), storage_options)
+    return folder, name.removesuffix(backend.suffix)
+
+
+def _is_flat(flat: tree.Flat) -> bool:
+    """Whether the file's own names say everything: one dict of arrays, none tied, no key that needs the skeleton's care."""
+    if not isinstance(flat.skeleton, dict) or flat.aliases or list(flat.skeleton) != list(flat.tensors):
+        return False
+    return all(_is_plain(node, name) for name, node in flat.skeleton.items())
+
+
+def _is_plain(node: JSON, name: str) -> bool:
+    # Generators lie among the tensors too; their kind has a "/" and is needed to make them again.
+    return (
+        isinstance(node, dict)
+        and node.get("$tensor") == name
+        and node.keys() <= {"$tensor", "kind"}
+        and "/" not in node.get("kind", "")
+    )

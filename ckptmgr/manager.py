@@ -1,0 +1,384 @@
+"""The checkpoint manager: names steps, writes them whole, keeps what retention asks for, finds and restores them.
+
+A step exists exactly when its record has a manifest. Everything that must be decided between processes is decided
+by one conditional change of that record (`commit`); the manager holds no state of its own that could be wrong.
+"""
+
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, overload
+
+from ckptmgr import backend as backends
+from ckptmgr import commit, saving, tree
+from ckptmgr import sweep as sweeping
+from ckptmgr.backend import Backend, RunFiles
+from ckptmgr.checkpoint import Cast, Checkpoint, Restored
+from ckptmgr.errors import CommitUnknownError, CorruptCheckpointError, SaveError, StepExistsError, StepNotFoundError, shown
+from ckptmgr.fields import plain_json
+from ckptmgr.finding import Run
+from ckptmgr.group import Group, Solo
+from ckptmgr.manifest import MANIFEST, TREE, Manifest, this_writer
+from ckptmgr.naming import StepNaming, checked_step
+from ckptmgr.renaming import Rule
+from ckptmgr.retention import KeepAll, KeepBest, Plan, Retention, plan
+from ckptmgr.saving import Asset
+from ckptmgr.step import JSON, StepInfo
+from ckptmgr.storage import open_folder
+from ckptmgr.sweep import Swept
+from ckptmgr.transfer import Problem, Progress, Verify
+
+T = TypeVar("T")
+STEM = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What a verification found: the steps it looked at, and what is damaged in them. Printed, lines for each step."""
+
+    steps: tuple[int, ...]
+    problems: tuple[tuple[int, Problem], ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is damaged."""
+        return not self.problems
+
+    def __str__(self) -> str:
+        found = {step: [problem.message for of, problem in self.problems if of == step] for step in self.steps}
+        return "\n".join(f"step {step}: {line}" for step, lines in found.items() for line in lines or ["ok"])
+
+
+class CheckpointManager:
+    """Saves, keeps, finds and restores the steps of one run.
+
+    Args:
+        url: folder of the run; a path or any supported URL. It is created by the first save.
+        backend: name of an installed file format, or a `Backend`.
+        retention: which steps to keep, applied after each committed save; the newest and pinned steps are always kept.
+        naming: names of the steps' folders.
+        storage_options: for the storage, as fsspec takes them.
+        group: processes that save together.
+        max_file_nbytes: most tensor bytes in one file; a state over it is cut into several files.
+        verify: what restores check: ``"full"`` (every byte that is read), ``"fast"`` (sizes and structure), ``"off"``.
+        run: id of the training run, written into each manifest. By default that of the step last restored, else a new one.
+        progress: called as ``progress(bytes_done, bytes_total)`` while bytes move.
+
+    Any number of managers, threads and processes may use one run at a time.
+    """
+
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        *,
+        backend: str | Backend = "safetensors",
+        retention: Retention = KeepAll(),  # noqa: B008 - a frozen value
+        naming: StepNaming = StepNaming(),  # noqa: B008 - a frozen value
+        storage_options: Mapping[str, Any] | None = None,
+        group: Group | None = None,
+        max_file_nbytes: int | None = None,
+        verify: Verify = "full",
+        run: str | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.backend = backends.find(backend) if isinstance(backend, str) else backend
+        if not isinstance(retention, Retention):
+            raise TypeError(f"retention must be a policy, as KeepLast(3), not {retention!r}")
+        if not isinstance(naming, StepNaming):
+            raise TypeError(f"naming must be a StepNaming, as StepNaming('ckpt-{{step}}'), not {naming!r}")
+        self.retention = retention
+        self.naming = naming
+        self.folder = open_folder(url, storage_options)
+        self.max_file_nbytes = max_file_nbytes
+        if verify not in ("full", "fast", "off"):
+            raise ValueError(f"verify must be 'full', 'fast' or 'off', not {verify!r}")
+        self.verify_reads: Verify = verify
+        self.progress = progress
+        self._steps = Run(self.folder, naming)
+        if not isinstance(run, str | None):
+            raise TypeError(f"run must be a string, not {run!r}")
+        self._run = run
+        self._group = group or Solo()
+        if self._group.size != 1:
+            raise ValueError(f"a group of {self._group.size} processes cannot save together yet: use one process")
+
+    # ---- saving
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, JSON] | None = None,
+        assets: Mapping[str, Asset] | None = None,
+        overwrite: bool = False,
+    ) -> StepInfo:
+        """Saves the state as a step; when this returns it is durable and visible to every reader.
+
+        If it raises, the step is as it was before (with ``overwrite``, the old one is still whole); only
+        `CommitUnknownError` leaves open which. Retention runs after the commit: an error there is raised with a note that
+        the step is committed. ``metrics`` are numbers; NaN is allowed and never best. ``metadata`` is plain JSON.
+        ``assets`` are files to lie beside the state: bytes, or the path of a local file.
+
+        Raises:
+            StepExistsError: the step is committed and ``overwrite`` is not set; nothing was written.
+            UnsupportedLeafError, UnsupportedTensorError: the state holds something that cannot be stored exactly.
+            TypeError, ValueError: no usable step, metric, metadata or asset; nothing was written.
+            SaveError: another writer took the step over, or a sweep removed the claim.
+            OSError: the storage failed; its own error.
+        """
+        step = checked_step(step)
+        numbers = saving.numbers(metrics or {})
+        facts = plain_json(dict(metadata or {}), "metadata")
+        flat = tree.flatten(state)
+        planned = saving.plan(flat, self.backend, stem=STEM, max_file_nbytes=self.max_file_nbytes)
+        extras = saving.asset_bytes(assets or {}, taken={TREE, *(file.name for file in planned.layout.files)})
+
+        name = self._steps.name_of(step) or self.naming.format(step, facts)
+        attempt = commit.begin(self.folder, name, step, overwrite=overwrite)
+
+        def manifest(sequence: int) -> Manifest:
+            return Manifest(
+                step=step,
+                attempt=attempt.attempt,
+                sequence=sequence,
+                run=self.run,
+                created=datetime.now(UTC),
+                backend=self.backend.name,
+                nbytes=sum(entry.nbytes for entry in entries),
+                files=entries,
+                metrics=numbers,
+                metadata=facts,
+                writer=this_writer(),
+            )
+
+        try:
+            entries = saving.write_step(attempt.folder, planned, extras, progress=self.progress)
+            info = attempt.commit(self.naming, manifest)
+        except (CommitUnknownError, SaveError, StepExistsError):  # others are at work: the files are left to sweep
+            raise
+        except BaseException:  # Ctrl-C too: what is not committed now is of no use to anybody
+            attempt.abandon()
+            raise
+        try:
+            self.collect()
+        except OSError as error:
+            error.add_note(f"step {step} is committed; removing older steps after it failed")
+            raise
+        return info
+
+    @property
+    def run(self) -> str:
+        """The id that saves of this manager carry: given, or of the step last restored, or new."""
+        if self._run is None:
+            self._run = secrets.token_hex(8)
+        return self._run
+
+    # ---- finding
+
+    def steps(self) -> list[StepInfo]:
+        """All committed steps in order of their saves, the latest last. A damaged record is logged and left out."""
+        return [known.info for known in self._steps.committed()[0]]
+
+    def latest(self) -> StepInfo | None:
+        """The step saved last, by sequence; None if there is none."""
+        infos = self.steps()
+        return infos[-1] if infos else None
+
+    def best(self, metric: str, mode: Literal["min", "max"] = "min") -> StepInfo | None:
+        """The step with the best value of a metric; ties go to the newer one, NaN and steps without it never win."""
+        infos = self.steps()
+        winners = KeepBest(metric, n=1, mode=mode).keep(infos)
+        return next((info for info in infos if info.step in winners), None)
+
+    def path(self, step: int) -> str:
+        """Where the step's files lie: a folder that the format's own tools can open.
+
+        Raises:
+            StepNotFoundError: no such step.
+        """
+        return self._steps.find(checked_step(step)).info.path
+
+    # ---- restoring
+
+    def restore(
+        self,
+        step: int | None = None,
+        *,
+        into: Any = None,
+        select: Sequence[str] | str | None = None,
+        rename: Sequence[Rule] | None = None,
+        cast: Cast = "no",
+        strict: bool = True,
+        verify: Verify | None = None,
+    ) -> Restored:
+        """The state of a step, or of the newest good one.
+
+        ``into`` says what is wanted: its leaves give shape, dtype and device; mutable arrays are filled in place, others are
+        made anew. Without it: dicts, lists, tuples, scalars and numpy arrays. With ``step`` None, a newest step that
+        fails its checks is warned about, listed in ``report.skipped`` and left in place, and the next older one is taken.
+        ``verify`` overrides the manager's own; the other arguments are those of `Checkpoint.restore`.
+
+        Raises:
+            StepNotFoundError: no such step, or no step at all.
+            CorruptCheckpointError: the step asked for (or every step) is damaged.
+            StateMismatchError: ``into`` and the checkpoint differ; nothing was changed.
+        """
+
+        def restored(checkpoint: Checkpoint) -> Restored:
+            return checkpoint.restore(
+                into=into, select=select, rename=rename, cast=cast, strict=strict, verify=verify, progress=self.progress
+            )
+
+        result = self._with_step(step, restored)
+        unfilled = [*result.report.missing, *(name for name, _, _ in result.report.mismatched)]
+        if result.report.skipped and unfilled:
+            # Only without `strict`: what a failed restore has half filled must not pass for the caller's own values.
+            raise CorruptCheckpointError(
+                f"step {result.report.skipped[0].step} is damaged, and the older step {result.step} lacks "
+                f"{shown(unfilled)}: restore an explicit step into fresh arrays",
+                step=result.report.skipped[0].step,
+            )
+        if self._run is None and result.info is not None:
+            self._run = result.info.run
+        return result
+
+    @overload
+    def restore_or_initialize(self, init: Callable[[], T]) -> tuple[int, T]: ...
+    @overload
+    def restore_or_initialize(self, init: T) -> tuple[int, T]: ...
+    def restore_or_initialize(self, init: Any) -> tuple[int, Any]:
+        """The newest good step and its state restored into ``init``, or ``(0, init)`` if nothing is saved yet.
+
+        ``init`` is a fresh state, or a function that makes one. Steps count what is done, so a loop goes on at ``step + 1``.
+
+        Raises:
+            CorruptCheckpointError: there are steps, but none is good: training must not silently start anew.
+            StateMismatchError: the step and ``init`` differ.
+        """
+        # A module can be called too, but is a state; its class makes one.
+        is_function = callable(init) and (isinstance(init, type) or not hasattr(init, "state_dict"))
+        state = init() if is_function else init
+        try:
+            result = self.restore(into=state)
+        except StepNotFoundError as error:
+            if error.step is not None:
+                raise  # it was deleted while it was read, and the state is no fresh one any more
+            return 0, state
+        return result.step or 0, result.state
+
+    def open(self, step: int | None = None) -> Checkpoint:
+        """A step opened lazily (the newest that opens, with ``step`` None, as in `restore`).
+
+        Raises:
+            StepNotFoundError: no such step.
+            CorruptCheckpointError: its ``tree.json`` is damaged.
+        """
+        if step is not None:
+            return self._steps.with_step(checked_step(step), self.verify_reads, lambda checkpoint: checkpoint)
+        return self._steps.with_newest(self.verify_reads, lambda checkpoint: checkpoint, stacklevel=2)[0]
+
+    def verify(self, step: int | None = None, *, full: bool = True) -> VerifyReport:
+        """Reads every byte of a step (of all steps, with None) and compares it with its manifest.
+
+        Raises:
+            StepNotFoundError: no such step.
+        """
+        committed, unreadable = self._steps.committed()
+        wanted = None if step is None else checked_step(step)
+        damaged = [entry for entry in unreadable if wanted in (None, entry.step)]
+        chosen = [known.info.step for known in committed if wanted in (None, known.info.step)]
+        if wanted is not None and not chosen and not damaged:
+            raise self._steps.not_found(wanted, committed)
+        steps = [entry.step for entry in damaged]
+        problems = [(entry.step, Problem(MANIFEST, None, str(entry.error))) for entry in damaged]
+        for each in chosen:
+            try:
+                found = self._steps.with_step(each, self.verify_reads, lambda it: it.verify(full=full, progress=self.progress))
+            except CorruptCheckpointError as error:
+                found = [Problem(error.file or TREE, error.tensor, str(error))]
+            except StepNotFoundError:
+                if wanted is not None:
+                    raise
+                continue  # retention does not wait for a verification of all
+            steps.append(each)
+            problems += [(each, problem) for problem in found]
+        return VerifyReport(tuple(steps), tuple(problems))
+
+    # ---- keeping
+
+    def delete(self, step: int) -> None:
+        """Removes a step: first from its record, then its files. A damaged record is removed too, its files left to `sweep`.
+
+        Raises:
+            StepNotFoundError: no such step.
+        """
+        step = checked_step(step)
+        names = self._steps.names(step)
+        if not [name for name in names if commit.delete(self.folder, name, step, corrupt_ok=True)]:
+            raise self._steps.not_found(step, self._steps.committed()[0])
+        self._write_run_files()
+
+    def pin(self, step: int, name: str) -> None:
+        """Keeps a step from retention until the pin of that name is taken out. Raises StepNotFoundError."""
+        known = self._steps.find(checked_step(step))
+        commit.pin(self.folder, known.found.name, known.info.step, name)
+
+    def unpin(self, step: int, name: str) -> None:
+        """Takes a pin out; one that is not there is fine. Raises StepNotFoundError."""
+        known = self._steps.find(checked_step(step))
+        commit.unpin(self.folder, known.found.name, known.info.step, name)
+
+    def plan(self) -> Plan:
+        """What `collect` would keep and remove now, with the reasons. Changes nothing."""
+        return plan(self.retention, self.steps())
+
+    def collect(self) -> Plan:
+        """Applies retention and returns the plan it carried out.
+
+        A step that was pinned, overwritten or deleted since the plan was made is left for the next time.
+        """
+        committed, _ = self._steps.committed()
+        decided = plan(self.retention, [known.info for known in committed])
+        dropped = {info.order for info in decided.dropped}
+        if dropped:
+            commit.collect(self.folder, [known.found for known in committed if known.info.order in dropped])
+        self._write_run_files()
+        return decided
+
+    def sweep(self, grace: timedelta | float = timedelta(hours=1), *, empty_records: bool = False) -> Swept:
+        """Removes what interrupted saves left, once it has shown no sign of life for ``grace`` (seconds, or a timedelta).
+
+        Committed steps, foreign files and saves in progress are not touched. ``empty_records`` also removes the empty
+        records that deletes leave on stores without a conditional remove; only when nobody is saving.
+        """
+        grace_s = grace.total_seconds() if isinstance(grace, timedelta) else float(grace)
+        return sweeping.sweep(self.folder, self.naming, grace_s=grace_s, empty_records=empty_records)
+
+    def close(self) -> None:
+        """Ends the use of this manager. Saves are durable when they return, so there is nothing to wait for."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"CheckpointManager({self.folder.location()!r}, backend={self.backend.name!r}, retention={self.retention!r})"
+
+    def _with_step(self, step: int | None, use: Callable[[Checkpoint], Restored]) -> Restored:
+        if step is not None:
+            return self._steps.with_step(checked_step(step), self.verify_reads, use)
+        result, skipped = self._steps.with_newest(self.verify_reads, use, stacklevel=3)
+        return result._replace(report=replace(result.report, skipped=tuple(skipped)))
+
+    def _write_run_files(self) -> None:
+        # Hints for other tools, after the fact: the records alone are the truth.
+        if isinstance(self.backend, RunFiles):
+            for name, data in self.backend.run_files(self.steps()).items():
+                self.folder.write(name, data)

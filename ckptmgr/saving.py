@@ -1,0 +1,150 @@
+"""From a state tree to files in a folder: what every save does before anything is decided about steps."""
+
+import os
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from ckptmgr import transfer
+from ckptmgr.backend import Backend
+from ckptmgr.checksum import crc32c
+from ckptmgr.errors import shown
+from ckptmgr.layout import Contents, Layout, Part, pack
+from ckptmgr.manifest import ASSET, TREE, FileEntry, is_plain
+from ckptmgr.memory import MemorySource
+from ckptmgr.step import JSON
+from ckptmgr.storage import Folder
+from ckptmgr.transfer import Progress, Stats
+from ckptmgr.tree import Flat
+from ckptmgr.treefile import Row, TreeFile
+
+ALIGN = 4096  # tensor data starts at page boundaries where the format can
+
+Asset: TypeAlias = bytes | bytearray | memoryview | str | os.PathLike[str]
+"""A file to lie beside the state: its bytes, or the path of a local file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A state's files before the first byte is written: the flattened state and the layout of its files."""
+
+    flat: Flat
+    layout: Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Files that are now durable, each with size and crc32c, and the index of their tensors."""
+
+    files: tuple[FileEntry, ...]
+    tree: TreeFile
+    stats: Stats
+
+
+def plan(
+    flat: Flat, backend: Backend, *, stem: str, max_file_nbytes: int | None = None, metadata: Mapping[str, JSON] | None = None
+) -> Plan:
+    """Where every byte of the state will lie. Nothing is written, and no tensor is read.
+
+    Raises:
+        UnsupportedTensorError: the format cannot hold one of the tensors exactly.
+    """
+    parts = [Part(name, spec) for name, spec in flat.specs.items() if not spec.is_string]
+    contents = Contents(
+        files=pack(parts, max_file_nbytes),
+        aliases=flat.aliases,
+        strings=flat.strings,
+        metadata=metadata or {},
+        paths=flat.paths,
+    )
+    return Plan(flat, backend.layout(contents, stem=stem, align=ALIGN))
+
+
+def write(folder: Folder, plan: Plan, *, progress: Progress | None = None) -> Written:
+    """Writes the planned files into ``folder``, in the layout's order, straight from the state's memory.
+
+    Each file is whole and durable, or absent; if this raises, files before the failed one may be there.
+    """
+    source = MemorySource(plan.flat.tensors, plan.flat.specs)
+    written = transfer.write(folder, plan.layout, source, progress=progress)
+    files = tuple(FileEntry(name, *stored) for name, stored in written.files.items())
+    rows = [
+        Row(part.name, part.spec, file.name, offset, written.digests[file.name][index]["crc32c"], part.box)
+        for file in plan.layout.files
+        for index, offset, part in file.parts()
+    ]
+    # String tensors have no raw bytes: the format's own reader decodes them from its first file.
+    rows += [Row(name, plan.flat.specs[name], plan.layout.files[0].name, None, None) for name in plan.flat.strings]
+    return Written(files, TreeFile(plan.flat.skeleton, rows, plan.flat.aliases), written.stats)
+
+
+def write_step(
+    folder: Folder, plan: Plan, assets: Mapping[str, bytes], *, progress: Progress | None = None
+) -> tuple[FileEntry, ...]:
+    """All files of a step: the planned ones, then the assets, and ``tree.json`` last."""
+    written = write(folder, plan, progress=progress)
+    beside = [_write_small(folder, name, data, {ASSET: True}) for name, data in assets.items()]
+    return (*written.files, *beside, _write_small(folder, TREE, written.tree.encode(), {}))
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics as floats, of Python's numbers and of arrays and tensors of one element.
+
+    Raises:
+        TypeError: a name that is no string, or a value that is no real number.
+    """
+    return {name: _number(name, value) for name, value in metrics.items()}
+
+
+def asset_bytes(assets: Mapping[str, Asset], taken: Collection[str]) -> dict[str, bytes]:
+    """The assets' bytes, read now: what cannot be read or named must fail before anything is claimed.
+
+    Raises:
+        ValueError: a name that is not plain, or is in ``taken``.
+        TypeError: neither bytes nor a path.
+    """
+    for name in assets:
+        if not is_plain(name) or name in taken:
+            raise ValueError(f"asset name {name!r} must be a plain file name other than {shown(sorted(taken))}")
+    return {name: _asset(name, asset) for name, asset in assets.items()}
+
+
+def _number(name: str, value: Any) -> float:
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a metric must be a string, not {name!r}")
+    # A tensor's own `item` first: torch warns when `float` is asked of one with a gradient, numpy of one with dimensions.
+    item = getattr(value, "item", None)
+    try:
+        number = item() if callable(item) else value
+        if not isinstance(number, str | bytes):
+            return float(number)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # torch: more than one element
+        raise TypeError(f"metric {name!r} must be a number, not {value!r}") from error
+    raise TypeError(f"metric {name!r} must be a number, not {value!r}")
+
+
+def _asset(name: str, asset: Asset) -> bytes:
+    if isinstance(asset, str | os.PathLike):
+        return Path(asset).read_bytes()
+    if not isinstance(asset, bytes | bytearray | memoryview):
+        raise TypeError(f"asset {name!r} must be bytes, or the path of a local file, not a {type(asset).__name__}")
+    return bytes(asset)
+
+
+def _write_small(folder: Folder, name: str, data: bytes, marks: Mapping[str, JSON]) -> FileEntry:
+    folder.write(name, data)
+    return FileEntry(name, len(data), crc32c(data), extra=dict(marks))
+
+
+def stale_files(layout: Layout, names: Mapping[str, object], *, stem: str, suffix: str) -> list[str]:
+    """Of ``names``, those of an older file set of the same stem that the layout does not replace; indexes first.
+
+    A smaller set must not leave shards of a larger one, nor a single file the index of a sharded one: other tools
+    would open the wrong one.
+    """
+    pattern = re.compile(rf"{re.escape(stem)}(-\d{{5}}-of-\d{{5}})?{re.escape(suffix)}(\.index\.json)?")
+    new = {file.name for file in layout.files}
+    old = [name for name in names if pattern.fullmatch(name) and name not in new]
+    return sorted(old, key=lambda name: (not name.endswith(".index.json"), name))

@@ -1,0 +1,80 @@
+"""From a state to files: what is planned before the first byte, and what the index of a step says of tensors."""
+
+import json
+
+import numpy as np
+
+from ckptmgr import CheckpointManager, saving, tree
+from ckptmgr.backend import Contents, FileLayout, Layout, TensorSpec
+from ckptmgr.storage import Folder, PosixStore
+from ckptmgr_safetensors import SafetensorsBackend
+
+
+def test_nothing_is_written_by_a_plan(tmp_path):
+    planned = saving.plan(tree.flatten({"w": np.zeros(3)}), SafetensorsBackend(), stem="model")
+
+    assert [file.name for file in planned.layout.files] == ["model.safetensors"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensor_data_starts_at_a_page_and_rows_say_where_each_tensor_lies(tmp_path):
+    state = {"a": np.arange(3, dtype=np.int8), "b": np.arange(5, dtype=np.float64)}
+    planned = saving.plan(tree.flatten(state), SafetensorsBackend(), stem="model")
+
+    written = saving.write(Folder(PosixStore(tmp_path)), planned)
+
+    raw = (tmp_path / "model.safetensors").read_bytes()
+    rows = {row.name: row for row in written.tree.rows}
+    assert rows["b"].offset % saving.ALIGN == 0
+    assert raw[rows["b"].offset :][:40] == state["b"].tobytes()
+    assert raw[rows["a"].offset :][:3] == state["a"].tobytes()
+    assert [(entry.name, entry.nbytes) for entry in written.files] == [("model.safetensors", len(raw))]
+
+
+def test_files_of_an_older_set_are_stale_and_foreign_ones_are_not():
+    layout = Layout((FileLayout("m.safetensors", (b"x",)),))
+    names = ["m.safetensors", "m-00001-of-00002.safetensors", "m.safetensors.index.json", "mm.safetensors", "m-1.safetensors"]
+
+    stale = saving.stale_files(layout, dict.fromkeys(names), stem="m", suffix=".safetensors")
+
+    assert stale == ["m.safetensors.index.json", "m-00001-of-00002.safetensors"]
+
+
+class WithStrings(SafetensorsBackend):
+    """Safetensors, and string tensors as JSON in the file's metadata: a format that only its reader can decode."""
+
+    name = "safetensors"
+
+    def layout(self, contents: Contents, *, stem: str, align: int) -> Layout:
+        values = {name: [value.decode() for value in strings] for name, strings in contents.strings.items()}
+        carried = {**contents.metadata, "strings": json.dumps(values)}
+        plain = Contents(contents.files, contents.aliases, {}, contents.blobs, carried, contents.paths)
+        return super().layout(plain, stem=stem, align=align)
+
+    def open(self, folder, path):
+        return _StringSource(super().open(folder, path))
+
+
+class _StringSource:
+    def __init__(self, inner) -> None:
+        self.inner = inner
+        self.specs = {"vocab": TensorSpec("string", (2,))}
+
+    def read(self, name, box=None, out=None):
+        values = json.loads(self.inner.metadata["strings"])[name]
+        return np.array([value.encode() for value in values], object)
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+def test_string_tensors_of_a_managed_step_are_read_by_the_formats_reader(tmp_path, monkeypatch):
+    monkeypatch.setattr("ckptmgr.backend.find", lambda name: WithStrings())
+    state = {"vocab": np.array(["a", "bc"]), "w": np.zeros(2)}
+    manager = CheckpointManager(tmp_path, backend=WithStrings())
+    manager.save(1, state)
+
+    restored = manager.restore(1).state
+
+    assert restored["vocab"].tolist() == ["a", "bc"]
+    assert restored["w"].tolist() == [0, 0]
