@@ -1,0 +1,27 @@
+"""``ckptmgr ls``: the steps of a run."""
+
+from ckptmgr.cli.output import AsJSON, complain, emit_json, emit_table, metrics, size, step_json, when
+from ckptmgr.cli.target import DEFAULT_NAMING, RunURL, Template, run
+
+
+def list_steps(url: RunURL, template: Template = DEFAULT_NAMING, as_json: AsJSON = False) -> None:
+    """List the steps of a run, oldest save first: the last one is the latest."""
+    with run(url, template) as manager:
+        steps = manager.steps()
+    if as_json:
+        emit_json({"run": url, "steps": [step_json(info) for info in steps]})
+    elif not steps:
+        complain(f"no committed step in {url!r} with a name like {template!r}")
+    else:
+        rows = [
+            (
+                str(info.step),
+                when(info.created),
+                size(info.nbytes),
+                info.backend,
+                metrics(info.metrics),
+                " ".join(sorted(info.pins)),
+            )
+            for info in steps
+        ]
+        emit_table(("step", "saved", "size", "backend", "metrics", "pins"), rows, numbers=("step", "size"))

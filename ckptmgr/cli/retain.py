@@ -1,0 +1,98 @@
+"""What stays and what goes: ``ckptmgr gc``, ``pin``, ``unpin`` and ``sweep``."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from ckptmgr.cli import policy
+from ckptmgr.cli.output import AsJSON, complain, counted, emit, emit_json, emit_table, plan_json, plan_rows, size, usage
+from ckptmgr.cli.target import DEFAULT_NAMING, RunURL, Template, run
+
+Step = Annotated[int, typer.Argument(metavar="STEP", min=0, show_default=False)]
+PinName = Annotated[str, typer.Argument(metavar="NAME", help="Why the step stays.", show_default=False)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and delete nothing.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+Grace = Annotated[str, typer.Option("--grace", metavar="TIME", help="Leave what showed signs of life in this time.")]
+
+
+def collect(  # one option a policy
+    url: RunURL,
+    last: policy.Last = None,
+    every: policy.Every = None,
+    interval: policy.Interval = None,
+    within: policy.Within = None,
+    best: policy.Best = None,
+    most: policy.Bytes = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    template: Template = DEFAULT_NAMING,
+    as_json: AsJSON = False,
+) -> None:
+    """Delete the steps that no option keeps, after showing the plan with its reasons and asking.
+
+    The newest step and pinned ones always stay.
+    """
+    wanted = policy.retention(last, every, interval, within, best, most)
+    with run(url, template, retention=wanted) as manager:
+        plan = manager.plan()
+        if not as_json:
+            emit_table(("", "step", "saved", "size", "why"), plan_rows(plan), numbers=("step", "size"))
+        if not dry_run and plan.dropped:
+            _confirm(f"Delete {len(plan.dropped)} of {len(plan)} steps?", yes)
+            # The steps are read anew and may have changed while somebody read the question.
+            plan = manager.collect()
+    if as_json:
+        emit_json({"run": url, "executed": not dry_run, "plan": plan_json(plan)})
+    elif not dry_run:
+        emit(f"deleted {len(plan.dropped)} of {len(plan)} steps, {size(sum(info.nbytes for info in plan.dropped))}")
+
+
+def pin(url: RunURL, step: Step, name: PinName, template: Template = DEFAULT_NAMING, as_json: AsJSON = False) -> None:
+    """Keep a step, whatever retention says, until it is unpinned."""
+    with run(url, template) as manager, usage("NAME"):
+        manager.pin(step, name)
+    _emit_change(as_json, step, name, "pinned")
+
+
+def unpin(url: RunURL, step: Step, name: PinName, template: Template = DEFAULT_NAMING, as_json: AsJSON = False) -> None:
+    """Take a pin off a step; the step itself stays until the next collection."""
+    with run(url, template) as manager, usage("NAME"):
+        manager.unpin(step, name)
+    _emit_change(as_json, step, name, "unpinned")
+
+
+def sweep(url: RunURL, grace: Grace = "1h", template: Template = DEFAULT_NAMING, as_json: AsJSON = False) -> None:
+    """Delete what interrupted saves have left behind. Committed steps and files of other tools are never touched."""
+    with usage("--grace"):
+        period = policy.duration(grace)
+    with run(url, template) as manager:
+        swept = manager.sweep(grace=period)
+    if as_json:
+        removed = {"files": swept.files, "nbytes": swept.nbytes, "claims": swept.claims, "uploads": swept.uploads}
+        damaged = [{"name": step.name, "message": str(step.error)} for step in swept.unreadable]
+        emit_json({"run": url, **removed, "foreign": swept.foreign, "damaged": damaged})
+    else:
+        what = ", ".join(map(counted, (swept.files, swept.claims, swept.uploads), ("file", "claim", "unfinished write")))
+        emit(f"swept {size(swept.nbytes)}: {what}")
+        for name in swept.foreign:
+            emit(f"left alone, not ours: {name}")
+        for step in swept.unreadable:
+            emit(f"left alone, damaged: {step.error}")
+
+
+def _confirm(question: str, yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("nobody is there to ask: pass --yes to delete, or --dry-run to look", param_hint="--yes")
+    if not typer.confirm(question, err=True):
+        complain("nothing was deleted")
+        raise typer.Exit(1)
+
+
+def _emit_change(as_json: bool, step: int, name: str, change: str) -> None:
+    if as_json:
+        emit_json({"step": step, "pin": name, "change": change})
+    else:
+        emit(f"step {step} {change}: {name}")

@@ -1,0 +1,79 @@
+"""What a person may point at: a run, a step's folder in it, one attempt's folder, or a file of any tool."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from ckptmgr import Checkpoint, CheckpointManager, KeepAll, Retention, StepNaming, open_checkpoint
+from ckptmgr.cli.output import Report, usage
+from ckptmgr.storage import open_folder
+
+RunURL = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
+TargetURL = Annotated[
+    str, typer.Argument(metavar="CHECKPOINT", help="A run, a step's folder, or a checkpoint of any tool.", show_default=False)
+]
+StepNumber = Annotated[int | None, typer.Option("--step", min=0, help="A step of the run.", show_default=False)]
+Template = Annotated[str, typer.Option("--naming", metavar="TEMPLATE", help="How the run names its steps.")]
+
+DEFAULT_NAMING = StepNaming().template
+
+
+def run(
+    url: str,
+    template: str,
+    *,
+    retention: Retention | None = None,
+    progress: Report | None = None,
+) -> CheckpointManager:
+    """The manager of a run that is there. By default it keeps every step.
+
+    Raises:
+        FileNotFoundError: there is nothing at ``url``.
+    """
+    with usage("--naming"):
+        naming = StepNaming(template)
+    with usage("RUN"):
+        listing = open_folder(url).list()
+    if not listing.files and not listing.folders:
+        raise FileNotFoundError(f"no run at {url!r}: no such folder, or an empty one")
+    return CheckpointManager(url, naming=naming, retention=retention or KeepAll(), progress=progress)
+
+
+def is_run(url: str, template: str) -> bool:
+    """Whether a folder is at ``url``; it may turn out to have no steps."""
+    try:
+        run(url, template)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+@contextmanager
+def checkpoint(url: str, step: int | None, template: str) -> Iterator[Checkpoint]:
+    """Opens a step of a run (the newest good one by default), or what ``url`` is by itself.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        StepNotFoundError: the run has no such step.
+        BackendNotFoundError: it is no run, and no backend recognizes it.
+    """
+    if step is not None or (is_run(url, template) and run(url, template).latest()):
+        with run(url, template) as manager, manager.open(step) as opened:
+            yield opened
+    else:
+        with by_itself(url) as opened:
+            yield opened
+
+
+def by_itself(url: str) -> Checkpoint:
+    """What ``url`` is when it is no run. A folder of several checkpoints is an error of usage.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        BackendNotFoundError: no backend recognizes it.
+        CorruptCheckpointError: it is too damaged to be opened.
+    """
+    with usage("CHECKPOINT"):
+        return open_checkpoint(url)
