@@ -1,0 +1,58 @@
+"""Every example of the documentation runs, in order, one namespace and one folder a page."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from typer.testing import CliRunner
+
+from ckptmgr.cli.app import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^\$ ckptmgr (?!demo)(.+)$", re.MULTILINE)  # the demo has tests of its own
+
+
+class Example(NamedTuple):
+    language: str
+    text: str
+    line: int
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_examples_of_page_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {"__name__": page.stem}
+
+    for example in examples(page):
+        if example.language == "python":
+            # Blank lines first, so that a traceback shows the line of the page.
+            exec(compile("\n" * example.line + example.text, str(page), "exec"), namespace)
+        for command in COMMAND.findall(example.text) if example.language == "console" else ():
+            done = CliRunner().invoke(app, shlex.split(command))
+            assert done.exit_code == 0, f"{page.name}: {command}\n{done.output}"
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    missing = [
+        (page.name, target)
+        for page in PAGES
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+        if not (page.parent / target).exists()
+    ]
+
+    assert missing == []
+
+
+def test_readme_loop_has_at_most_15_lines() -> None:
+    loops = [example.text for example in examples(ROOT / "README.md") if "restore_or_initialize" in example.text]
+
+    assert [len(text.strip().splitlines()) <= 15 for text in loops] == [True]
+
+
+def examples(page: Path) -> list[Example]:
+    text = page.read_text(encoding="utf-8")
+    return [Example(found[1], found[2], text[: found.start(2)].count("\n")) for found in FENCE.finditer(text)]

@@ -1,0 +1,91 @@
+"""What a user installs: the wheel has our import packages and nothing else, and works in an empty environment."""
+
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {"ckptmgr", *(path.name for path in (ROOT / "backends").glob("ckptmgr_*"))}
+LOAD_ALL = "from ckptmgr import backend; print(*[type(backend.find(name)).__module__ for name in backend.available()])"
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT))
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("empty")
+    venv.create(folder, with_pip=True)
+    return folder / "bin"
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, scripts: Path) -> Path:
+    run(str(scripts / "pip"), "install", "-q", str(wheel))
+    return scripts
+
+
+def test_wheel_holds_exactly_our_packages(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+
+    assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == PACKAGES
+
+
+def test_every_package_in_the_wheel_is_typed(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+
+    assert {name.removesuffix("/py.typed") for name in names if name.endswith("py.typed")} == PACKAGES
+
+
+def test_wheel_carries_its_licence(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+
+    assert [name for name in names if name.endswith("licenses/LICENSE")] != []
+
+
+def test_backends_load_in_an_environment_with_core_dependencies_only(installed: Path) -> None:
+    done = run(str(installed / "python"), "-c", LOAD_ALL)
+
+    assert {name.partition(".")[0] for name in done.stdout.split()} == PACKAGES - {"ckptmgr"}
+
+
+def test_a_step_is_saved_and_restored_without_any_extra(installed: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys, numpy as np, ckptmgr\n"
+        "with ckptmgr.CheckpointManager(sys.argv[1]) as manager:\n"
+        "    manager.save(7, {'w': np.arange(5)})\n"
+        "    print(manager.restore().state['w'].sum())\n"
+    )
+
+    done = run(str(installed / "python"), "-W", "error", "-c", script, str(tmp_path / "run"))
+
+    assert done.stdout == "10\n"
+
+
+def test_command_without_its_extra_prints_the_pip_line(installed: Path) -> None:
+    done = subprocess.run([installed / "ckptmgr", "ls", "."], capture_output=True, text=True, check=False, env=clean())
+
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines() == ["ckptmgr: the command needs typer and rich: pip install 'ckptmgr[cli]'"]
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=clean(), cwd=ROOT.anchor)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def clean() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
