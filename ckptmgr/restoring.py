@@ -6,7 +6,7 @@ last, so that nothing that comes before disturbs them.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -165,8 +165,14 @@ class _Reading:
         """Names with the leaf whose memory is read into, if any. What stays in our memory for a while comes in small batches."""
         direct: list[tuple[str, Wanted | None]] = [(name, None) for name in self.found_names if name not in self.users]
         staged: list[tuple[str, Wanted | None]] = []
-        for name, users in self.users.items():
-            into = next((user for user in users if self._has_place(user, self.stored.specs[name])), None)
+        first = {
+            name: next((user for user in users if self._has_place(user, self.stored.specs[name])), None)
+            for name, users in self.users.items()
+        }
+        shared = _sharing(self.places)
+        for name, into in first.items():
+            if into is not None and into.path in shared:
+                into = None
             (staged if into is None and name not in self.found_names else direct).append((name, into))
         if direct:
             yield direct
@@ -248,6 +254,20 @@ def _with_anything(report: RestoreReport, template: Template, stored: Stored, se
 
 def _copy(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return PackedArray.wrap(array.copy(), array.spec) if isinstance(array, PackedArray) else array.copy()
+
+
+def _sharing(places: Mapping[Path, np.ndarray[Any, Any]]) -> set[Path]:
+    """Of these places in memory those that share bytes with another: they are filled one after another, never at once."""
+    ranges = [(place.__array_interface__["data"][0], place.nbytes, path) for path, place in places.items() if place.nbytes]
+    shared: set[Path] = set()
+    end = 0
+    last: Path = ()
+    for start, nbytes, path in sorted(ranges, key=lambda found: found[:2]):
+        if start < end:
+            shared |= {last, path}
+        if start + nbytes > end:
+            end, last = start + nbytes, path
+    return shared
 
 
 def _sum(first: Stats, second: Stats) -> Stats:

@@ -191,3 +191,12 @@ def test_a_read_only_run_can_be_listed_and_restored(manager, tmp_path):
     assert not (tmp_path / "run" / ".ckptmgr.lock").exists()
     for path in [tmp_path / "run", *(tmp_path / "run").rglob("*")]:
         path.chmod(0o755)
+
+
+def test_views_of_one_array_in_a_template_are_filled_one_after_another(manager):
+    manager.save(1, {"a": np.zeros(8), "b": np.ones(8), "c": np.full(4, 2.0)})
+    memory = np.full(12, 9.0)
+
+    manager.restore(1, into={"a": memory[:8], "b": memory[4:], "c": np.zeros(4)})
+
+    assert memory.tolist() == [0.0] * 4 + [1.0] * 8

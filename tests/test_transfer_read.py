@@ -251,3 +251,21 @@ def test_empty_tensors_need_no_file() -> None:
     (found,), _ = transfer.read(source, [Want("t")])
 
     assert identical(found, np.zeros((3, 0), np.float32))
+
+
+def test_thousands_of_slices_are_not_compared_pair_by_pair() -> None:
+    whole = np.zeros((4000, 2), np.int16)
+    rows = [Extent(Folder(RamStore()), "f", 4 * i, Box((i, 0), (i + 1, 2)), None) for i in range(4000)]
+
+    with mock.patch.object(Box, "overlap", autospec=True, side_effect=Box.overlap) as compared:
+        needed = planning.Goal(memory({"w": whole}), Want("w")).needed(rows)
+
+    assert len(needed) == 4000
+    assert compared.call_count < 10_000
+
+
+@given(st.lists(boxes((4, 5)), min_size=2, max_size=5))
+def test_slices_overlap_if_any_two_share_an_element(slices: list[Box]) -> None:
+    held = [box for box in slices if box.size]
+
+    assert planning._overlap(held) == any(one.overlap(other) for one, other in itertools.combinations(held, 2))
