@@ -3,6 +3,7 @@
 The law: nothing is ever decided about a step but by `change`, with the version of the record that the decision was made on.
 """
 
+import errno
 import itertools
 import logging
 import random
@@ -95,7 +96,14 @@ def _sorted_out(seen: Mapping[str, Found | Unreadable | None]) -> tuple[list[Fou
 def look(root: Folder, name: str, step: int) -> Found | Unreadable | None:
     """What stands in the place of the step's record."""
     folder = root.folder(name)
-    read = folder.read(MANIFEST)
+    try:
+        read = folder.read(MANIFEST)
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        # Whatever that is, it is no record, and must not keep the run's other steps from being found.
+        text = f"the record {folder.location(MANIFEST)!r} is far larger than any record: damaged, or not written by ckptmgr"
+        return Unreadable(name, step, CorruptCheckpointError(text, step=step, file=MANIFEST), None)
     if read is None:
         return None
     data, version = read

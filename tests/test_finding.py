@@ -200,3 +200,13 @@ def test_views_of_one_array_in_a_template_are_filled_one_after_another(manager):
     manager.restore(1, into={"a": memory[:8], "b": memory[4:], "c": np.zeros(4)})
 
     assert memory.tolist() == [0.0] * 4 + [1.0] * 8
+
+
+def test_a_giant_file_in_place_of_a_record_hides_no_other_step(manager, tmp_path):
+    for step in (1, 2):
+        manager.save(step, state(step))
+    os.truncate(tmp_path / "run" / "step-00000002" / "manifest.json", 1 << 30)
+
+    assert [info.step for info in manager.steps()] == [1]
+    with pytest.warns(RuntimeWarning, match="step 2 is skipped: .* far larger than any record"):
+        assert manager.restore().step == 1
