@@ -122,7 +122,9 @@ def detect(folder: Folder, path: str) -> Backend:
     if head is None and not (inside and inside.files) and not any(name.startswith(path) for name in siblings):
         if inside and inside.folders:
             raise FileNotFoundError(f"no checkpoint in {folder.location(path)!r}, only folders: of a run, open one step's folder")
-        raise FileNotFoundError(f"nothing at {folder.location(path)!r} (links inside a folder are not followed)")
+        raise FileNotFoundError(
+            f"nothing at {folder.location(path)!r} (links in a folder count only with storage_options={{'follow_links': True}})"
+        )
     for name in available():
         backend = find(name)
         if backend.recognizes(path, first, siblings):

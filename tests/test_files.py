@@ -1,6 +1,7 @@
 """`ckptmgr.save`, `load` and `open_checkpoint`: single checkpoints under a name of the user's choice."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -264,3 +265,20 @@ def test_a_generator_beside_tensors_comes_back_as_one(tmp_path):
     ckptmgr.load(tmp_path / "m.safetensors", into={"rng": fresh, "w": torch.zeros(2)})
 
     assert torch.equal(fresh.get_state(), generator.get_state())
+
+
+def test_a_folder_of_links_opens_on_request_and_is_refused_otherwise(tmp_path):
+    golden = Path(__file__).parent / "golden" / "safetensors" / "hf_sharded"
+    for number, path in enumerate(sorted(golden.iterdir())):  # as a Hugging Face cache keeps them
+        (tmp_path / "blobs").mkdir(exist_ok=True)
+        (tmp_path / "snapshot").mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / "blobs" / str(number))
+        (tmp_path / "snapshot" / path.name).symlink_to(Path("..") / "blobs" / str(number))
+
+    with pytest.raises(FileNotFoundError, match="follow_links"):
+        ckptmgr.load(tmp_path / "snapshot")
+    followed = ckptmgr.load(tmp_path / "snapshot", storage_options={"follow_links": True})
+
+    expected = ckptmgr.load(golden)
+    assert list(followed) == list(expected)
+    assert all(followed[name].tobytes() == expected[name].tobytes() for name in expected)

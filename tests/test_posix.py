@@ -228,3 +228,22 @@ def test_a_record_that_another_machine_replaced_is_read_again(store: PosixStore,
     monkeypatch.setattr(os, "fstat", stale_once)
 
     assert read(store, "record") == b"x"
+
+
+def test_links_to_files_are_followed_on_request_and_never_deleted(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_bytes(b"far")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "run" / "broken").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "run" / "loop").symlink_to("loop")
+    (tmp_path / "run" / "folder").symlink_to(tmp_path)
+    store = PosixStore(tmp_path / "run", follow_links=True)
+
+    store.delete(["link"])
+
+    assert read(store, "link") == b"far"
+    assert store.head("link").nbytes == 3
+    assert store.head("broken") is None
+    assert list(store.list("").files) == ["link"]
+    assert store.list("").folders == ()
+    assert read(store, "folder/elsewhere") is None

@@ -51,17 +51,21 @@ class PosixStore:
 
     Every call opens and closes its own descriptors: a store may be used from any thread, copied, and taken through a
     fork. New files and folders get the permissions that the umask leaves. Errors name the whole path.
+
+    ``follow_links`` lets reads and listings take links to files for files, as a Hugging Face cache needs; bytes then come
+    from wherever they lead. Links to folders are never followed, and no link is ever deleted.
     """
 
     window_nbytes = 2 << 20
     workers = 2
     has_remove = True
 
-    def __init__(self, root: str | os.PathLike[str], *, lock_timeout_s: float = 60.0) -> None:
+    def __init__(self, root: str | os.PathLike[str], *, lock_timeout_s: float = 60.0, follow_links: bool = False) -> None:
         self._root = Root(os.path.abspath(os.fspath(root)))  # now, because the process may change its folder
         self.url = f"file://{self._root.path}"
         self.is_weak = False  # until a lock is refused
         self.lock_timeout_s = lock_timeout_s
+        self.follow_links = follow_links
 
     def __repr__(self) -> str:
         return f"PosixStore({self._root.path!r})"
@@ -159,7 +163,7 @@ class PosixStore:
         *above, name = _names(key)
         try:
             with naming(self.location(key)), self._root.folder(above) as folder:
-                status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                status = os.stat(name, dir_fd=folder, follow_symlinks=self.follow_links)
         except OSError as error:
             if error.errno in ABSENT:
                 return None
@@ -246,7 +250,7 @@ class PosixStore:
         path = self.location(key)
         try:
             with naming(path), self._root.folder(above) as folder:
-                fd = os.open(name, _FILE, dir_fd=folder)
+                fd = os.open(name, _FILE & ~os.O_NOFOLLOW if self.follow_links else _FILE, dir_fd=folder)
                 if stat.S_ISREG(os.fstat(fd).st_mode):
                     return fd
                 os.close(fd)
@@ -266,14 +270,20 @@ class PosixStore:
                 for entry in sorted(entries, key=lambda entry: entry.name):
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.name)
-                    elif entry.is_file(follow_symlinks=False) and entry.name != _LOCK:
+                    elif self._is_file(entry) and entry.name != _LOCK:
                         kind = temporary if TEMPORARY.fullmatch(entry.name) else files
                         with suppress(FileNotFoundError):  # deleted since the folder was read
-                            kind[entry.name] = _head(entry.stat(follow_symlinks=False))
+                            kind[entry.name] = _head(entry.stat(follow_symlinks=self.follow_links))
         except OSError as error:
             if error.errno not in ABSENT:
                 raise
         return files, folders, temporary
+
+    def _is_file(self, entry: os.DirEntry[str]) -> bool:
+        try:
+            return entry.is_file(follow_symlinks=self.follow_links)
+        except OSError:  # a link that leads nowhere, or to itself
+            return False
 
     def _unlink(self, above: Sequence[str], names: Sequence[str]) -> None:
         """Deletes regular files of one folder, and then the folders that are empty."""
