@@ -10,7 +10,15 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 import ckptmgr
-from ckptmgr import BackendNotFoundError, CheckpointManager, CorruptCheckpointError
+from ckptmgr import (
+    BackendNotFoundError,
+    CheckpointManager,
+    CorruptCheckpointError,
+    StateMismatchError,
+    StepNotFoundError,
+    commit,
+    saving,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -282,3 +290,101 @@ def test_a_folder_of_links_opens_on_request_and_is_refused_otherwise(tmp_path):
     expected = ckptmgr.load(golden)
     assert list(followed) == list(expected)
     assert all(followed[name].tobytes() == expected[name].tobytes() for name in expected)
+
+
+def test_the_index_of_an_older_set_is_gone_before_the_first_new_shard_is_written(tmp_path, monkeypatch):
+    tensors = {f"t{i}": np.full(100, i, np.int64) for i in range(4)}
+    ckptmgr.save(f"{tmp_path}/", tensors, max_file_nbytes=800)
+    write, seen = saving.write, []
+    monkeypatch.setattr(saving, "write", lambda *args, **options: (seen.append(names(tmp_path)), write(*args, **options))[1])
+
+    ckptmgr.save(f"{tmp_path}/", tensors, max_file_nbytes=800)
+
+    assert seen == [[f"model-0000{i}-of-00004.safetensors" for i in range(1, 5)]]
+    assert "model.safetensors.index.json" in names(tmp_path)
+
+
+def test_what_a_load_is_asked_for_is_what_it_gives(tmp_path):
+    ckptmgr.save(tmp_path / "m.safetensors", {"old": {"w": np.ones(3, np.float32), "b": np.ones(2)}})
+    seen: list[tuple[int, int]] = []
+    ask = {"select": "new/w", "rename": [("old", "new")], "progress": lambda *counts: seen.append(counts)}
+    mine = {"new": {"w": np.zeros(3, np.float64)}}
+
+    with pytest.raises(StateMismatchError):
+        ckptmgr.load(tmp_path / "m.safetensors", mine, **ask)
+    assert ckptmgr.load(tmp_path / "m.safetensors", mine, **ask, cast="same_kind")["new"]["w"].tolist() == [1, 1, 1]
+    assert ckptmgr.load(tmp_path / "m.safetensors", {"c": 7}, strict=False) == {"c": 7}
+    assert seen[-1] == (12, 12)
+
+
+def test_progress_of_a_save_reaches_the_total(tmp_path):
+    seen: list[tuple[int, int]] = []
+
+    ckptmgr.save(tmp_path / "m.safetensors", {"w": np.zeros(300)}, progress=lambda *counts: seen.append(counts))
+
+    assert seen[-1][0] == seen[-1][1] >= 2400
+
+
+def test_a_file_in_the_home_folder_may_be_named_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ckptmgr.save("~/m.safetensors", {"w": np.ones(3)})
+
+    assert names(tmp_path) == ["m.safetensors"]
+    assert ckptmgr.load("~/m.safetensors")["w"].tolist() == [1, 1, 1]
+
+
+def test_a_step_folder_is_checked_as_the_caller_says(manager):
+    path = Path(manager.save(1, {"w": np.zeros(3)}).path)
+    raw = (path / "model.safetensors").read_bytes()
+    (path / "model.safetensors").write_bytes(raw[:-1] + b"x")
+
+    assert ckptmgr.open_checkpoint(path, verify="off").load()["w"].shape == (3,)
+    with pytest.raises(CorruptCheckpointError):
+        ckptmgr.open_checkpoint(path).load()
+
+
+def test_an_attempt_that_was_replaced_or_never_committed_does_not_open(manager):
+    old = manager.save(1, {"w": np.zeros(3)}).path
+    manager.save(1, {"w": np.ones(3)}, overwrite=True)
+    unfinished = commit.begin(manager.folder, "step-00000002", 2, overwrite=False)
+    unfinished.folder.write("model.safetensors", b"half")
+
+    for place in (old, Path(manager.folder.location()) / "step-00000002"):
+        with pytest.raises(CorruptCheckpointError, match="never committed, or is deleted"):
+            ckptmgr.load(place)
+
+
+@pytest.mark.parametrize("how", ["deleted", "overwritten"])
+def test_a_step_folder_that_goes_while_it_is_open_is_gone_and_not_damaged(manager, how):
+    checkpoint = ckptmgr.open_checkpoint(Path(manager.save(1, {"w": np.zeros(3)}).path).parent)
+    if how == "deleted":
+        manager.delete(1)
+    else:
+        manager.save(1, {"w": np.ones(3)}, overwrite=True)
+
+    with pytest.raises(StepNotFoundError, match="deleted or overwritten"):
+        checkpoint.load()
+
+
+def test_the_pins_of_a_step_are_told_by_its_folder(manager):
+    path = manager.save(1, {}).path
+    manager.pin(1, "paper")
+
+    assert ckptmgr.open_checkpoint(path).info.pins == {"paper"}
+
+
+def test_a_name_that_is_only_an_ending_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="does not end in"):
+        ckptmgr.save(tmp_path / ".safetensors", {"w": np.zeros(3)})
+
+    assert names(tmp_path) == []
+
+
+def test_what_a_plain_file_could_not_say_travels_in_the_file(tmp_path):
+    shared, generator = np.arange(3), torch.Generator()
+    ckptmgr.save(tmp_path / "tied.safetensors", {"a": shared, "b": shared})
+    ckptmgr.save(tmp_path / "rng.safetensors", {"rng": generator})
+
+    tied = ckptmgr.load(tmp_path / "tied.safetensors")
+    assert tied["a"] is tied["b"]
+    assert torch.equal(ckptmgr.load(tmp_path / "rng.safetensors")["rng"].get_state(), generator.get_state())

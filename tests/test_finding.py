@@ -17,9 +17,18 @@ from ckptmgr import (
     CorruptCheckpointError,
     FormatVersionError,
     StateMismatchError,
+    StepNaming,
     StepNotFoundError,
+    UnsafeCheckpointError,
+    commit,
     record,
 )
+from ckptmgr.finding import Run
+
+
+def damage_record(manager: CheckpointManager, step: int) -> None:
+    path = Path(manager.path(step)).parent / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b'"step"', b'"stop"'))
 
 
 def test_restore_into_fills_the_callers_arrays_in_place(manager):
@@ -210,3 +219,97 @@ def test_a_giant_file_in_place_of_a_record_hides_no_other_step(manager, tmp_path
     assert [info.step for info in manager.steps()] == [1]
     with pytest.warns(RuntimeWarning, match="step 2 is skipped: .* far larger than any record"):
         assert manager.restore().step == 1
+
+
+def test_a_damaged_record_is_logged_and_left_out(manager, caplog):
+    for step in (1, 2):
+        manager.save(step, state(step))
+    damage_record(manager, 2)
+
+    assert [info.step for info in manager.steps()] == [1]
+    assert "step-00000002/manifest.json" in caplog.text
+
+
+def test_of_two_folders_of_one_step_the_one_saved_last_counts(tmp_path):
+    manager = CheckpointManager(tmp_path / "run", naming=StepNaming("e{epoch}-{step}"))
+    for step, epoch in ((0, 0), (1, 9)):
+        manager.save(step, state(step), metadata={"epoch": epoch})
+    os.rename(tmp_path / "run" / "e9-1", tmp_path / "away")
+    for step, epoch in ((2, 2), (1, 1)):
+        manager.save(step, state(10 + step), metadata={"epoch": epoch})
+
+    os.rename(tmp_path / "away", tmp_path / "run" / "e9-1")
+
+    assert [(info.step, info.name) for info in manager.steps()] == [(0, "e0-0"), (2, "e2-2"), (1, "e1-1")]
+    assert manager.restore(1).state["epoch"] == 11
+
+
+def test_a_step_is_not_found_although_another_one_is_damaged(manager):
+    for step in (1, 2, 3):
+        manager.save(step, state(step))
+    damage_record(manager, 3)
+
+    with pytest.raises(StepNotFoundError, match=r"step 7 is not committed .* \(committed: 2, 1\)"):
+        manager.restore(7)
+    with pytest.raises(CorruptCheckpointError, match="step-00000003"):
+        manager.restore(3)
+
+
+def test_a_checkpoint_that_is_overwritten_while_it_is_open_says_so(manager):
+    manager.save(1, state(1))
+    checkpoint = manager.open(1)
+    manager.save(1, state(2), overwrite=True)
+
+    with pytest.raises(StepNotFoundError, match="deleted or overwritten"):
+        checkpoint.read("model/w")
+
+
+def test_a_checkpoint_that_is_deleted_while_another_save_claims_its_step_says_so(manager):
+    manager.save(1, state(1))
+    checkpoint = manager.open(1)
+    commit.begin(manager.folder, "step-00000001", 1, overwrite=True)
+    manager.delete(1)
+
+    with pytest.raises(StepNotFoundError, match="deleted or overwritten"):
+        checkpoint.read("model/w")
+
+
+def test_each_damaged_step_is_warned_about_once(manager):
+    for step in (1, 2, 3):
+        manager.save(step, state(step))
+    (Path(manager.path(2)) / "tree.json").unlink()
+    damage_record(manager, 3)
+
+    with pytest.warns(RuntimeWarning) as warned:
+        restored = manager.restore()
+
+    assert [entry.step for entry in restored.report.skipped] == [3, 2]
+    assert len(warned) == 2
+
+
+def test_an_unsafe_step_is_skipped_and_an_error_of_the_storage_is_not(manager):
+    for step in (1, 2):
+        manager.save(step, state(step))
+    run = Run(manager.folder, manager.naming)
+
+    def use(checkpoint, error):
+        if checkpoint.info.step == 2:
+            raise error
+        return checkpoint.info.step
+
+    with pytest.warns(RuntimeWarning, match="step 2 is skipped: a link"):
+        found, skipped = run.with_newest("full", lambda it: use(it, UnsafeCheckpointError("a link")), stacklevel=1)
+    assert (found, [entry.step for entry in skipped]) == (1, [2])
+    with pytest.raises(OSError, match="disk"):
+        run.with_newest("full", lambda it: use(it, OSError(5, "disk")), stacklevel=1)
+
+
+def test_when_no_step_is_good_the_error_is_of_the_newest(manager):
+    for step in (1, 2):
+        manager.save(step, state(step))
+        (Path(manager.path(step)) / "tree.json").unlink()
+
+    with pytest.warns(RuntimeWarning), pytest.raises(CorruptCheckpointError, match=r"\(2, 1\)") as caught:
+        manager.restore()
+
+    assert caught.value.step == 2

@@ -3,6 +3,9 @@
 import json
 
 import numpy as np
+import pytest
+import torch
+from stores import MemoryStore
 
 from ckptmgr import CheckpointManager, saving, tree
 from ckptmgr.backend import Contents, FileLayout, Layout, TensorSpec
@@ -40,6 +43,45 @@ def test_files_of_an_older_set_are_stale_and_foreign_ones_are_not():
     assert stale == ["m.safetensors.index.json", "m-00001-of-00002.safetensors"]
 
 
+def test_names_that_only_begin_or_look_like_the_stem_are_foreign():
+    layout = Layout((FileLayout("a.b.safetensors", (b"x",)),))
+    names = ["a.b.safetensors.bak", "aXb.safetensors", "a.b-00001-of-00002.safetensors"]
+
+    stale = saving.stale_files(layout, dict.fromkeys(names), stem="a.b", suffix=".safetensors")
+
+    assert stale == ["a.b-00001-of-00002.safetensors"]
+
+
+def test_the_files_of_a_step_are_written_before_its_assets_and_its_tree_last():
+    store = MemoryStore()
+    planned = saving.plan(tree.flatten({"w": np.zeros(3)}), SafetensorsBackend(), stem="model")
+
+    entries = saving.write_step(Folder(store), planned, {"config.json": b"{}"})
+
+    assert list(store.files) == ["model.safetensors", "config.json", "tree.json"]
+    assert [entry.name for entry in entries] == list(store.files)
+
+
+def test_metrics_may_be_arrays_and_tensors_of_one_element():
+    metrics = {"loss": torch.tensor(0.5, requires_grad=True), "accuracy": np.array([0.25]), "tokens": 3}
+
+    assert saving.numbers(metrics) == {"loss": 0.5, "accuracy": 0.25, "tokens": 3.0}
+
+
+def test_a_tensor_of_several_elements_is_no_metric():
+    with pytest.raises(TypeError, match="metric 'loss' must be a number"):
+        saving.numbers({"loss": torch.zeros(2)})
+
+
+def test_assets_are_taken_from_any_bytes_and_copied():
+    mine = bytearray(b"mine")
+
+    taken = saving.asset_bytes({"a": mine, "b": memoryview(mine)}, taken=())
+    mine[:] = b"else"
+
+    assert taken == {"a": b"mine", "b": b"mine"}
+
+
 class WithStrings(SafetensorsBackend):
     """Safetensors, and string tensors as JSON in the file's metadata: a format that only its reader can decode."""
 
@@ -65,7 +107,10 @@ class _StringSource:
         return np.array([value.encode() for value in values], object)
 
     def close(self) -> None:
-        self.inner.close()
+        closed.append(self)
+
+
+closed: list[_StringSource] = []
 
 
 def test_string_tensors_of_a_managed_step_are_read_by_the_formats_reader(tmp_path, monkeypatch):
@@ -78,3 +123,16 @@ def test_string_tensors_of_a_managed_step_are_read_by_the_formats_reader(tmp_pat
 
     assert restored["vocab"].tolist() == ["a", "bc"]
     assert restored["w"].tolist() == [0, 0]
+
+
+def test_the_formats_reader_is_closed_with_the_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr("ckptmgr.backend.find", lambda name: WithStrings())
+    manager = CheckpointManager(tmp_path, backend=WithStrings())
+    manager.save(1, {"vocab": np.array(["a", "bc"])})
+    closed.clear()
+
+    with manager.open(1) as checkpoint:
+        checkpoint.read("vocab")
+        assert closed == []
+
+    assert len(closed) == 1
