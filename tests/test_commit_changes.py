@@ -3,14 +3,14 @@
 import logging
 
 import pytest
-from saves import NAMING, ONE, RECORD, begin, is_whole, manifest, record, save
+from saves import NAMING, ONE, RECORD, begin, finish, is_whole, manifest, record, save, write
 from stores import LossyStore, MemoryStore
 
 from ckptmgr import commit
 from ckptmgr.errors import StepNotFoundError
 from ckptmgr.ledger import records
 from ckptmgr.record import Hold
-from ckptmgr.storage import Folder
+from ckptmgr.storage import Answer, Folder
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -144,3 +144,69 @@ def test_hold_gives_the_manifest_whose_files_may_be_reused(root: Folder) -> None
     assert commit.hold(root, ONE, 1, attempt) == manifest(root, 1)
     assert record(root, 1).holds == {Hold(old.attempt, 2, attempt.attempt)}
     assert commit.hold(root, "step-00000009", 9, attempt) is None
+
+
+def test_abandoned_attempt_leaves_nothing() -> None:
+    store = MemoryStore()
+    attempt = begin(Folder(store), 1)
+    write(attempt)
+
+    attempt.abandon()
+
+    assert store.files == {}
+
+
+def test_abandoned_attempt_leaves_the_claim_of_another_alone() -> None:
+    root = Folder(MemoryStore())
+    mine = begin(root, 1)
+    write(mine)
+    theirs = begin(root, 1)
+    write(theirs)
+
+    mine.abandon()
+
+    assert root.folder("step-00000001").list().folders == (theirs.folder.prefix.split("/")[-2],)
+    finish(theirs)
+    assert is_whole(root, 1)
+
+
+def test_abandoned_attempt_that_is_committed_stays() -> None:
+    root = Folder(MemoryStore())
+    attempt = begin(root, 1)
+    write(attempt)
+    finish(attempt)
+
+    attempt.abandon()
+
+    assert is_whole(root, 1)
+
+
+@pytest.mark.parametrize("call", ["read", "remove"])
+def test_files_stay_while_an_abandoned_claim_may_stand(call: str) -> None:
+    class Refusing(MemoryStore):
+        def remove(self, key: str, version: object) -> Answer:
+            return Answer.LOST if call == "remove" else super().remove(key, version)
+
+    store = Refusing()
+    attempt = begin(Folder(store), 1)
+    write(attempt)
+    if call == "read":
+        Folder(store).write(RECORD, b"{}")
+    before = dict(store.files)
+
+    attempt.abandon()
+
+    assert store.files == before
+
+
+def test_abandoning_raises_no_error_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(MemoryStore):
+        def remove(self, key: str, version: object) -> Answer:
+            raise OSError(5, "disk")
+
+    attempt = begin(Folder(Failing()), 1)
+
+    attempt.abandon()
+
+    assert "left to sweep" in caplog.text
+    assert "disk" in caplog.text

@@ -7,7 +7,7 @@ import pytest
 from saves import NAMING, begin, save
 from stores import MemoryStore
 
-from ckptmgr import ledger
+from ckptmgr import commit, ledger
 from ckptmgr.errors import CorruptCheckpointError, FormatVersionError
 from ckptmgr.ledger import Found, Unreadable, change, largest_sequence, look, read_record, records, tries
 from ckptmgr.record import Record, encode, seal
@@ -138,3 +138,21 @@ def test_waiting_leaves_the_random_numbers_of_the_user_alone(monkeypatch: pytest
     list(tries())
 
     assert random.random() == expected
+
+
+def test_snapshot_looks_again_when_a_listed_step_has_only_a_claim_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Folder(MemoryStore())
+    save(root, 1)
+    begin(root, 1, overwrite=True)
+    once = [1]
+
+    def slow(folder: Folder, name: str, step: int) -> Found | Unreadable | None:
+        if once and once.pop():
+            save(root, 2)
+            commit.delete(root, name, step)
+        return look(folder, name, step)
+
+    monkeypatch.setattr(ledger, "look", slow)
+    found, _ = ledger.snapshot(root, NAMING)
+
+    assert [each.step for each in found if each.record.manifest] == [2]
