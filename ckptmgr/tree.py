@@ -83,22 +83,6 @@ def finish(node: TensorNode, array: Any) -> Any:
     return arrays.make(node.kind, array) if "/" in node.kind else array
 
 
-def tensor_paths(tree: JSON) -> dict[str, Path]:
-    """The path of every name in a skeleton, aliases included, in the order of the tree.
-
-    Raises:
-        CorruptCheckpointError: it is no skeleton.
-    """
-    paths: dict[str, Path] = {}
-
-    def leaf(path: Path, found: TensorNode | rng.RngState) -> None:
-        if isinstance(found, TensorNode):
-            paths[found.name] = path
-
-    skeleton.decode(tree, leaf)
-    return paths
-
-
 def is_stateful(value: Any) -> bool:
     """Whether it is an object with `state_dict` and `load_state_dict`, such as a module or an optimizer."""
     if type(value) in (dict, list, tuple) or isinstance(value, type):
