@@ -4,16 +4,25 @@ The law: ``combine(crc32c(a), crc32c(b), len(b)) == crc32c(a + b)``. It lets sev
 one tensor in any order, and gives a file's value from those of its tensors.
 
 Source: a crc is a polynomial over GF(2) modulo a fixed one, so to append n bytes is to multiply by x^(8n) and to add
-(`crc32_combine` of zlib 1.2.12). Neither the crc32c package nor Python's zlib has that.
+(`crc32_combine` of zlib 1.2.12). Neither the crc32c package nor Python's zlib has that. Where that package is not
+installed, numpy computes the same values (`folding`).
 """
 
 import functools
 import zlib
 from collections.abc import Callable, Iterable
+from types import ModuleType
 from typing import Any, Final, TypeAlias
 
-import crc32c as package
 import numpy as np
+
+from ckptmgr import folding
+
+package: ModuleType  # what has the crc32c function
+try:
+    import crc32c as package
+except ImportError:
+    package = folding
 
 Buffer: TypeAlias = bytes | bytearray | memoryview | np.ndarray[Any, Any]  # C-contiguous; ml_dtypes arrays included
 
@@ -29,7 +38,7 @@ _crc32: Callable[[Any, int], int] = zlib.crc32
 def crc32c(buffer: Buffer, value: int = 0) -> int:
     """The crc32c (Castagnoli) of the buffer's bytes, going on from ``value``, that of the bytes before them.
 
-    Hardware speed, the GIL released for large buffers.
+    Hardware speed with the crc32c package, 2 to 6 GB/s a core without it; the GIL is released for large buffers.
     """
     return _crc32c(buffer, value)
 
