@@ -17,6 +17,11 @@ from ckptmgr.errors import UnsupportedTensorError
 
 STRING = "string"
 PACKED_BITS = {"packed_float4_e2m1fn": 4, "packed_float6_e2m3fn": 6, "packed_float6_e3m2fn": 6}
+USED_BITS = {  # of dtypes whose elements take a whole byte each; the other bits mean nothing, and are stored as 0
+    **dict.fromkeys(("int4", "uint4", "float4_e2m1fn"), 0x0F),
+    **dict.fromkeys(("int2", "uint2"), 0x03),
+    **dict.fromkeys(("float6_e2m3fn", "float6_e3m2fn"), 0x3F),
+}
 
 _SCALARS = [value for value in vars(ml_dtypes).values() if isinstance(value, type) and issubclass(value, np.generic)]
 _ML_DTYPES = {dtype.name: dtype for dtype in map(np.dtype, _SCALARS)}

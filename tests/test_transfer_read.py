@@ -17,6 +17,7 @@ from ckptmgr import transfer
 from ckptmgr.box import Box
 from ckptmgr.checksum import crc32c
 from ckptmgr.layout import Extent
+from ckptmgr.memory import MemorySource
 from ckptmgr.spec import PackedArray, TensorSpec
 from ckptmgr.storage import Folder, PosixStore
 from ckptmgr.testing import sample
@@ -269,3 +270,13 @@ def test_slices_overlap_if_any_two_share_an_element(slices: list[Box]) -> None:
     held = [box for box in slices if box.size]
 
     assert planning._overlap(held) == any(one.overlap(other) for one, other in itertools.combinations(held, 2))
+
+
+def test_a_slice_of_a_string_tensor_is_read_by_the_source() -> None:
+    values = np.array([b"a", b"bc", b""], object)
+    source = MemorySource({"s": values}, {"s": TensorSpec("string", (3,))})
+
+    read, stats = transfer.read(source, [Want("s", Box((1,), (3,)))])
+
+    assert read[0].tolist() == [b"bc", b""]
+    assert stats.nbytes == 0

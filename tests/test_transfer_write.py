@@ -21,7 +21,7 @@ from ckptmgr.checksum import crc32c
 from ckptmgr.errors import SaveError
 from ckptmgr.layout import FileLayout, Late, Layout, Part
 from ckptmgr.memory import MemorySource
-from ckptmgr.spec import TensorSpec
+from ckptmgr.spec import TensorSpec, numpy_dtype
 from ckptmgr.storage import Buffer, Folder, PosixStore, Stored
 from ckptmgr.testing import sample
 from ckptmgr.testing.samples import spec_of
@@ -354,3 +354,14 @@ def test_a_real_file_is_written_and_known_by_its_checksum(tmp_path: Path) -> Non
     content = (tmp_path / "a" / "data").read_bytes()
     assert content == b"head" + tensors["large"].tobytes() + tensors["small"].tobytes()
     assert written.files["data"] == (len(content), crc32c(content))
+
+
+@pytest.mark.parametrize(("dtype", "dirty", "clean"), [("bool", [2, 0, 255], [1, 0, 1]), ("int4", [0xF9, 0x07], [0x09, 0x07])])
+def test_bits_that_mean_nothing_are_stored_as_zero(dtype: str, dirty: list[int], clean: list[int]) -> None:
+    array = np.array(dirty, np.uint8).view(numpy_dtype(dtype))
+    store = RamStore()
+    spec = TensorSpec(dtype, array.shape)
+
+    transfer.write(Folder(store), Layout((FileLayout("f", (Part("w", spec),)),)), MemorySource({"w": array}, {"w": spec}))
+
+    assert [*store.files["f"]] == clean

@@ -54,7 +54,7 @@ class Goal:
             if spec.is_packed or not self.box.fits(self.whole):
                 raise ValueError(f"{self.box} is no slice of tensor {self.name!r}, {spec.dtype} of shape {spec.shape}")
             self.shape = self.box.shape
-            self.nbytes = self.box.size * self.dtype.itemsize
+            self.nbytes = 0 if spec.is_string else self.box.size * self.dtype.itemsize
         if self.out is not None:
             _check_out(self.name, self.out, self.shape, self.dtype)
 

@@ -18,6 +18,7 @@ from ckptmgr.checksum import combine, crc32, crc32c
 from ckptmgr.errors import SaveError
 from ckptmgr.layout import Digest, FileLayout, Late, Layout, Part
 from ckptmgr.source import TensorSource
+from ckptmgr.spec import USED_BITS
 from ckptmgr.storage import Folder
 from ckptmgr.transfer.lanes import Lane
 from ckptmgr.transfer.planning import BUFFERS
@@ -165,6 +166,10 @@ def _raw(part: Part, box: Box | None, source: TensorSource) -> _Array:
             f"tensor {part.name!r} was announced as {spec.dtype} of shape {spec.shape}, but {box or 'the whole of it'} came "
             f"as {array.dtype} of shape {array.shape}; was it changed during the save?"
         )
+    if spec.dtype == "bool":
+        array = array.view(np.uint8) != 0  # an array viewed as another dtype may hold any byte, and a file only 0 and 1
+    elif spec.dtype in USED_BITS:
+        array = (array.view(np.uint8) & USED_BITS[spec.dtype]).view(dtype)  # arithmetic leaves its traces in the others
     return array if array.flags.c_contiguous and array.dtype == dtype else array.astype(dtype, order="C")
 
 
