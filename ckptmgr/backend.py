@@ -10,9 +10,11 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import ClassVar, Protocol, runtime_checkable
 
 from ckptmgr.box import Box
-from ckptmgr.errors import BackendNotFoundError, shown
-from ckptmgr.layout import Contents, Digest, Extent, FileLayout, Late, Layout, Part, Path
-from ckptmgr.source import TensorSource
+from ckptmgr.checksum import combine, crc32c
+from ckptmgr.errors import BackendNotFoundError, MissingDependencyError, shown
+from ckptmgr.layout import Contents, Digest, Extent, FileLayout, Late, Layout, Part, Path, Scalar
+from ckptmgr.raw import read_raw
+from ckptmgr.source import Nested, TensorSource, paths_of
 from ckptmgr.spec import PackedArray, TensorSpec, dtype_name, numpy_dtype, tensor_spec
 from ckptmgr.step import JSON, StepInfo
 from ckptmgr.storage import Folder
@@ -28,18 +30,24 @@ __all__ = [
     "Folder",
     "Late",
     "Layout",
+    "Nested",
     "PackedArray",
     "Part",
     "Path",
     "RunFiles",
+    "Scalar",
     "StepInfo",
     "TensorSource",
     "TensorSpec",
     "available",
+    "combine",
+    "crc32c",
     "detect",
     "dtype_name",
     "find",
     "numpy_dtype",
+    "paths_of",
+    "read_raw",
     "tensor_spec",
 ]
 
@@ -69,6 +77,14 @@ class Backend(Protocol):
         """Whether ``path`` is of this format. Pure: ``head`` is the first 4 KiB of the file (empty for a folder or a
         prefix that is no file), ``siblings`` the names beside it (of the folder's own files, if it is a folder)."""
 
+    def file_sets(self, names: Collection[str]) -> Mapping[str, Sequence[str]]:
+        """The checkpoints of this format among the files of one folder, told by their names alone. Pure.
+
+        By the stem of the files' names; the files of each in the order in which they are written, the one to `open` last.
+        A set that lacks that last file is there too, and names it nevertheless: it is what an interrupted or replaced save
+        left. All others are of ``names``.
+        """
+
     def open(self, folder: Folder, path: str) -> TensorSource:
         """The tensors in ``path`` (a plain name in ``folder``; ``""`` is the folder itself), without reading their bytes.
 
@@ -82,8 +98,14 @@ class Backend(Protocol):
 class RunFiles(Protocol):
     """A backend that keeps hints for other tools beside the steps of a run, e.g. TensorFlow's ``checkpoint`` file."""
 
-    def run_files(self, steps: Sequence[StepInfo]) -> Mapping[str, bytes]:
-        """Plain names and whole contents of the hints for these committed steps, oldest save first."""
+    def run_files(self, steps: Sequence[tuple[str, StepInfo]]) -> Mapping[str, bytes]:
+        """Plain names and whole contents of the hints for these steps of this format, oldest save first. Pure.
+
+        Each with the stem of its files, as a path relative to the run's folder.
+        """
+
+    def run_order(self, folder: Folder) -> Sequence[str]:
+        """Stems that the hints in a run's folder name, oldest save first; empty if there are none that can be read."""
 
 
 def available() -> list[str]:
@@ -103,7 +125,13 @@ def find(name: str) -> Backend:
     if found is None:
         names = available()
         raise BackendNotFoundError(f"no backend {name!r} is installed (found: {shown(names) or 'none'})", available=names)
-    backend: Backend = found.load()()
+    try:
+        kind = found.load()
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] in ("ckptmgr", found.module.partition(".")[0]):
+            raise  # the plugin itself is broken: no package would help
+        raise MissingDependencyError(f"backend {name!r} cannot be used: {error}; {_remedy(found)}") from error
+    backend: Backend = kind()
     return backend
 
 
@@ -112,7 +140,7 @@ def detect(folder: Folder, path: str) -> Backend:
 
     Raises:
         FileNotFoundError: there is nothing at that path.
-        BackendNotFoundError: no installed backend recognizes it.
+        BackendNotFoundError: no backend that can be used recognizes it; the message says what to install for the others.
     """
     head = folder.head(path) if path else None
     first = folder.read_range(path, 0, min(head.nbytes, HEAD_NBYTES)) if head else b""
@@ -125,16 +153,29 @@ def detect(folder: Folder, path: str) -> Backend:
         raise FileNotFoundError(
             f"nothing at {folder.location(path)!r} (links in a folder count only with storage_options={{'follow_links': True}})"
         )
-    for name in available():
-        backend = find(name)
-        if backend.recognizes(path, first, siblings):
+    is_prefix = head is None and path != "" and inside is not None and not (inside.files or inside.folders)
+    names, unusable = available(), []
+    for name in names:
+        try:
+            backend = find(name)
+        except ImportError as error:
+            unusable.append(str(error))
+            continue
+        # Only files whose names have no fixed ending are named by what their names begin with.
+        if (not is_prefix or not backend.suffix) and backend.recognizes(path, first, siblings):
             return backend
-    names = available()
     raise BackendNotFoundError(
         f"no installed backend recognizes {folder.location(path)!r} (tried: {shown(names) or 'none'}): "
-        "if it is a checkpoint, install the backend of its format",
+        + ("; ".join(unusable) or "if it is a checkpoint, install the backend of its format"),
         available=names,
     )
+
+
+def _remedy(point: EntryPoint) -> str:
+    """How to get the packages that a backend needs."""
+    if point.dist is None or point.dist.name == "ckptmgr":
+        return f"pip install 'ckptmgr[{point.name.replace('_', '-')}]'"
+    return f"install what {point.dist.name!r} needs for it"
 
 
 @functools.cache

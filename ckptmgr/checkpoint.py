@@ -11,11 +11,11 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 
 from ckptmgr import backend as backends
-from ckptmgr import restoring, transfer
+from ckptmgr import garbage, restoring, transfer
 from ckptmgr.backend import Backend
 from ckptmgr.box import Box
 from ckptmgr.checksum import crc32c
-from ckptmgr.errors import CorruptCheckpointError, StepNotFoundError, shown
+from ckptmgr.errors import CorruptCheckpointError, StepNotFoundError, UnsupportedTensorError, shown
 from ckptmgr.layout import Extent, Part
 from ckptmgr.manifest import ASSET, TREE, FileEntry, Manifest
 from ckptmgr.matching import RestoreReport
@@ -25,7 +25,8 @@ from ckptmgr.spec import TensorSpec
 from ckptmgr.step import JSON, StepInfo
 from ckptmgr.storage import Folder
 from ckptmgr.transfer import Place, Problem, Progress, Verify, Want
-from ckptmgr.treefile import Row, TreeFile
+from ckptmgr.treefile import TreeFile
+from ckptmgr.treesource import TreeSource
 
 Cast = Literal["no", "same_kind", "any"]
 BATCH_NBYTES = 64 << 20  # of tensors held at a time while a foreign file is read through
@@ -44,57 +45,6 @@ class Restored(NamedTuple):
         sorts = ("filled", "missing", "unexpected", "mismatched", "recast", "kept", "skipped")
         counts = [f"{len(names)} {sort}" for sort in sorts if (names := getattr(self.report, sort))]
         return f"<Restored step {self.step}: {type(self.state).__name__}, {', '.join(counts) or 'empty'}>"
-
-
-class TreeSource:
-    """The tensors of a managed step, by the rows of its ``tree.json``.
-
-    What has no raw bytes there (string tensors) is read by the format's own reader, which ``open_format`` opens.
-    """
-
-    def __init__(self, folder: Folder, tree: TreeFile, open_format: Callable[[str], TensorSource]) -> None:
-        self.metadata: Mapping[str, JSON] = {}
-        self.blobs: Mapping[str, bytes] = {}
-        self.aliases: Mapping[str, str] = tree.aliases
-        self.rows: dict[str, list[Row]] = {}
-        for row in tree.rows:
-            self.rows.setdefault(row.name, []).append(row)
-        self.specs: Mapping[str, TensorSpec] = {name: rows[0].spec for name, rows in self.rows.items()}
-        self._folder, self._open_format = folder, open_format
-        self._format: TensorSource | None = None
-
-    def extents(self, name: str) -> Sequence[Extent]:
-        """Where the tensor lies, with its checksum as it was written; empty if only the format's reader can decode it."""
-        return [
-            Extent(self._folder, file, offset, box, crc32c)
-            for _, _, file, offset, crc32c, box in self.rows[name]
-            if offset is not None
-        ]
-
-    def read(self, name: str, box: Box | None = None, out: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
-        """The tensor, or a slice of it, verified where it is read whole."""
-        if self.extents(name):
-            arrays, _ = transfer.read(self, [Want(name, box, out)])
-            return arrays[0]
-        if self._format is None:
-            self._format = self._open_format(self.rows[name][0].file)
-        if self._format.specs.get(name) != self.specs[name]:
-            file = self.rows[name][0].file
-            where = self._folder.location(file)
-            raise CorruptCheckpointError(f"{where!r} has no tensor {name!r} as {TREE} describes it", file=file, tensor=name)
-        return self._format.read(name, box, out)
-
-    def close(self) -> None:
-        """Closes the format's reader, if one was needed."""
-        if self._format is not None:
-            self._format.close()
-            self._format = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
 
 
 class Checkpoint:
@@ -189,10 +139,14 @@ class Checkpoint:
 
         Raises:
             KeyError: no tensor of that name; the message lists the nearest.
+            UnsupportedTensorError: its raw bytes are carried in `blobs`, and no array can be made of them.
             ValueError: ``box`` or ``out`` does not fit the tensor.
             CorruptCheckpointError: its bytes are not what was written.
         """
         name = self.aliases.get(name, name)
+        if name not in self.specs and name in self.blobs:
+            problem = f"no array can be made of it; its raw bytes are in .blobs[{name!r}]"
+            raise UnsupportedTensorError(f"tensor {name!r} in {self.location!r} is carried, not decoded: {problem}", tensor=name)
         if name not in self.specs:
             near = near_names([name], self.specs).get(name, ())
             raise KeyError(f"no tensor {name!r} in {self.location!r}" + (f" (near: {shown(near)})" if near else ""))
@@ -290,8 +244,8 @@ class Checkpoint:
         for rows in self._source.rows.values() if isinstance(self._source, TreeSource) else ():
             for row in rows:
                 if row.offset is not None:
-                    part = Part(row.name, row.spec, row.box)
-                    places.setdefault(row.file, []).append(Place(row.name, row.offset, part.nbytes, row.crc32c))
+                    nbytes = Part(row.name, row.spec, row.box).nbytes
+                    places.setdefault(row.file, []).append(Place(row.name, row.offset, nbytes, row.crc32c))
         return places
 
     @contextmanager
@@ -351,6 +305,7 @@ def open_managed(
     )
 
 
+@garbage.later()
 def open_files(backend: Backend, folder: Folder, path: str, *, verify: Verify = "full") -> Checkpoint:
     """A file or file set in the backend's own format, ours or foreign."""
     source = backend.open(folder, path)

@@ -42,7 +42,7 @@ def save(
         UnsupportedLeafError, UnsupportedTensorError: the state holds something that cannot be stored exactly.
         OSError: the storage failed; a file that was there is still whole.
     """
-    chosen = backends.find(backend) if isinstance(backend, str) else backend
+    chosen = _chosen(backend)
     folder, stem = _target(url, chosen, storage_options)
     flat = tree.flatten(state)
     carried = dict(metadata or {})
@@ -52,7 +52,7 @@ def save(
         carried[SKELETON] = flat.skeleton
     planned = saving.plan(flat, chosen, stem=stem, max_file_nbytes=max_file_nbytes, metadata=carried)
     old = folder.list().files
-    stale = saving.stale_files(planned.layout, old, stem=stem, suffix=chosen.suffix)
+    stale = saving.stale_files(planned.layout, old, backend=chosen, stem=stem)
     if len(planned.layout.files) > 1:
         # The old index must not lead to a mixture of old and new shards.
         folder.delete([planned.layout.files[-1].name] if planned.layout.files[-1].name in old else [])
@@ -70,22 +70,30 @@ def load(
     rename: Sequence[Rule] | None = None,
     cast: Cast = "no",
     strict: bool = True,
+    backend: str | Backend | None = None,
     storage_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Any:
-    """The state in a file, file set or step folder of any known format, detected by content. See `Checkpoint.restore`."""
-    with open_checkpoint(url, storage_options=storage_options) as checkpoint:
+    """The state in a file, file set or step folder of any known format; see `open_checkpoint` and `Checkpoint.restore`."""
+    with open_checkpoint(url, backend=backend, storage_options=storage_options) as checkpoint:
         return checkpoint.restore(into=into, select=select, rename=rename, cast=cast, strict=strict, progress=progress).state
 
 
 def open_checkpoint(
-    url: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None, verify: Verify = "full"
+    url: str | os.PathLike[str],
+    *,
+    backend: str | Backend | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    verify: Verify = "full",
 ) -> Checkpoint:
     """A file, file set, or a managed step's folder as a lazy `Checkpoint`, detected by content.
 
+    ``backend`` opens the files itself, whatever they look like; what the record of a managed step says is then left aside.
+
     Raises:
         FileNotFoundError: there is nothing at that place.
-        BackendNotFoundError: no installed backend recognizes it.
+        BackendNotFoundError: no installed backend recognizes it, or there is none of that name.
+        MissingDependencyError: a package that the backend needs is not installed.
         CorruptCheckpointError: it is damaged; names file and tensor.
     """
     text = os.fspath(url)
@@ -96,6 +104,8 @@ def open_checkpoint(
         text = os.path.realpath(text)
     parent, _, name = text.rstrip("/").replace(os.sep, "/").rpartition("/")
     folder = open_folder(parent or ("/" if text.startswith("/") else "."), storage_options)
+    if backend is not None:
+        return open_files(_chosen(backend), folder, name, verify=verify)
     managed = _managed(folder, name, verify)
     if managed is not None:
         return managed
@@ -123,18 +133,22 @@ def _managed(parent: Folder, name: str, verify: Verify) -> Checkpoint | None:
     return open_managed(folder, manifest, info, verify=verify, is_current=is_current)
 
 
+def _chosen(backend: str | Backend) -> Backend:
+    return backends.find(backend) if isinstance(backend, str) else backend
+
+
 def _target(url: str | os.PathLike[str], backend: Backend, storage_options: Mapping[str, Any] | None) -> tuple[Folder, str]:
     text = os.fspath(url).replace(os.sep, "/")
-    if text.endswith("/") or os.path.isdir(text):
+    if text.endswith("/") or os.path.isdir(os.path.expanduser(text)):
         return open_folder(text, storage_options), STEM
     parent, _, name = text.rpartition("/")
-    if not name.endswith(backend.suffix) or name == backend.suffix:
+    stem = name.removesuffix(backend.suffix)
+    if not stem or not name.endswith(backend.suffix):
         raise ValueError(
             f"{text!r} does not end in {backend.suffix!r}, as files of backend {backend.name!r} do: "
             "name it so, choose another backend, or end the path in '/' for a folder"
         )
-    folder = open_folder(parent or ("/" if text.startswith("/") else "."), storage_options)
-    return folder, name.removesuffix(backend.suffix)
+    return open_folder(parent or ("/" if text.startswith("/") else "."), storage_options), stem
 
 
 def _is_flat(flat: tree.Flat) -> bool:

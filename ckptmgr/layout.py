@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
+
 from ckptmgr.box import Box
 from ckptmgr.spec import TensorSpec
 from ckptmgr.step import JSON
 from ckptmgr.storage import Folder
 
 Path: TypeAlias = tuple[str | int, ...]  # the keys that lead to a leaf of the state tree
+Scalar: TypeAlias = bool | int | float | complex | str | bytes | np.generic  # a plain leaf of the state tree
 
 
 class Extent(NamedTuple):
@@ -46,9 +49,12 @@ class Contents:
     """What is to be written, without its bytes.
 
     ``files`` holds the parts, packed into files by core in the order of the state tree. ``aliases`` gives further names
-    of tensors (tied ones). ``strings`` has the values of string tensors, in C order. ``paths`` tells how names are
-    nested in the state tree; a name that is not there is split at ``/``. ``metadata`` goes into the file, if the format
-    has a place for it.
+    of tensors (tied ones). ``strings`` has the values of string tensors, in C order; in a layout they are bytes and no
+    parts. ``paths`` tells how names are nested in the state tree; a name that is not there is split at ``/``. ``metadata``
+    goes into the file, if the format has a place for it.
+
+    ``scalars`` are the plain leaves of the state tree (None aside), by their keys. The skeleton in ``metadata`` or beside the
+    files has them; a format whose other readers know nothing but tensors may write them as tensors, too.
     """
 
     files: tuple[tuple[Part, ...], ...]
@@ -57,6 +63,7 @@ class Contents:
     blobs: Mapping[str, bytes] = field(default_factory=dict)
     metadata: Mapping[str, JSON] = field(default_factory=dict)
     paths: Mapping[str, Path] = field(default_factory=dict)
+    scalars: Mapping[Path, Scalar] = field(default_factory=dict)
 
     def path(self, name: str) -> Path:
         """The keys that lead to the tensor of that name."""

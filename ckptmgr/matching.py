@@ -1,5 +1,6 @@
 """What a template wants against what a checkpoint holds: which fits which, and every difference. Pure: nothing is read."""
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -12,11 +13,11 @@ from ckptmgr.errors import CorruptCheckpointError, StateMismatchError, shown
 from ckptmgr.renaming import Rule, Selection, near_names, rename_tree, walk
 from ckptmgr.rng import RngState
 from ckptmgr.skeleton import Path, TensorNode, decode
-from ckptmgr.source import TensorSource
+from ckptmgr.source import TensorSource, paths_of
 from ckptmgr.spec import TensorSpec
 from ckptmgr.step import JSON
 from ckptmgr.transfer import Stats
-from ckptmgr.tree import join
+from ckptmgr.tree import join, nest
 
 _SHOWN = 5  # of differences of one sort in a message; the error has them all
 ABSENT: Any = object()  # in place of a value where any value may stand
@@ -125,22 +126,23 @@ class Match:
 class Stored:
     """What a checkpoint holds: its decoded skeleton, with `TensorNode` and `RngState` as leaves.
 
-    A foreign file has no skeleton: it is one flat dict of names.
+    A foreign file has no skeleton: it is a dict of names, nested where its source tells how (`paths_of`).
 
     Raises:
-        CorruptCheckpointError: the skeleton is damaged, or names a tensor that is not there.
+        CorruptCheckpointError: the skeleton or what stands for it is damaged, or names a tensor that is not there.
     """
 
     @garbage.later()
     def __init__(self, source: TensorSource, skeleton: JSON | None, rules: Sequence[Rule] = ()) -> None:
         self.specs, self.aliases = source.specs, source.aliases
         self.is_foreign = skeleton is None
+        paths = paths_of(source)
         if skeleton is None:
-            self.tree: Any = {name: TensorNode(name) for name in [*self.specs, *self.aliases]}
+            self.tree: Any = nest([*self.specs, *self.aliases], paths, TensorNode)
         else:
             self.tree = decode(skeleton, lambda _, leaf: leaf)
         if rules:
-            self.tree = rename_tree(self.tree, rules, is_flat=self.is_foreign)
+            self.tree = rename_tree(self.tree, rules, is_flat=self.is_foreign and not paths)
         self.leaves: dict[Path, Any] = dict(walk(self.tree))
         for leaf in self.leaves.values():
             if type(leaf) is TensorNode and leaf.name not in self.specs:
@@ -160,12 +162,10 @@ class Stored:
 
     def find(self, path: Path) -> Any:
         """What is at that path: a leaf or a container; `ABSENT` if there is nothing."""
-        if self.is_foreign and path:
-            return self._find_foreign(path)
         found = self.tree
-        for key in path:
+        for key in map(str, path) if self.is_foreign else path:
             found = child(found, key)
-        return found
+        return self._find_by_name(path) if found is ABSENT and self.is_foreign else found
 
     def below(self, path: Path) -> Iterable[tuple[Path, Any]]:
         """The leaves at that path and below it, with their paths."""
@@ -174,13 +174,22 @@ class Stored:
         found = self.find(path)
         return () if found is ABSENT else walk(found, path)
 
-    def _find_foreign(self, path: Path) -> Any:
-        names = ["/".join(map(str, path)), ".".join(map(str, path))]
-        if name := next((name for name in names if name in self.tree), None):
-            return self.tree[name]
+    def _find_by_name(self, path: Path) -> Any:
+        names = spellings(path)
+        if name := next((name for name in names if name in self._named), None):
+            return self._named[name]
         starts = names[0] + "/", names[1] + "."
-        inner = {name[len(starts[0]) :]: leaf for name, leaf in self.tree.items() if name.startswith(starts)}
+        inner = {name[len(start) :]: leaf for name, leaf in self._named.items() for start in starts if name.startswith(start)}
         return inner or ABSENT
+
+    @functools.cached_property
+    def _named(self) -> dict[str, Any]:
+        return {join(path): leaf for path, leaf in self.leaves.items()}
+
+
+def spellings(path: Path) -> tuple[str, str]:
+    """The names by which files of other tools may have a path."""
+    return "/".join(map(str, path)), ".".join(map(str, path))
 
 
 def child(found: Any, key: str | int) -> Any:
@@ -219,7 +228,7 @@ def match(stored: Stored, wanted: Sequence[Wanted], *, free: Iterable[Path], sel
     missing = [join(want.path) for want in absent if want.tie not in ties]
     tied = tuple(want for want in absent if want.tie in ties)
     used = frozenset(places.values())
-    unexpected = [name for name in map(join, _beside(stored, used, free)) if name in select]
+    unexpected = [join(path) for path in _beside(stored, used, free, select)]
     report = RestoreReport(
         missing=tuple(missing),
         unexpected=tuple(unexpected),
@@ -254,11 +263,12 @@ def _places(stored: Stored, wanted: Sequence[Wanted]) -> dict[Path, Path]:
     by_name: dict[str, list[Path]] = {}
     for path in stored.leaves:
         if path not in places:
-            by_name.setdefault(join(path), []).append(path)
+            for name in dict.fromkeys(spellings(path)) if stored.is_foreign else [join(path)]:
+                by_name.setdefault(name, []).append(path)
     for want in wanted:
         if want.path in places:
             continue
-        names = [join(want.path), ".".join(map(str, want.path))] if stored.is_foreign else [join(want.path)]
+        names = spellings(want.path) if stored.is_foreign else (join(want.path),)
         paths = next((by_name[name] for name in names if name in by_name), [])
         if len(paths) == 1:
             places[want.path] = paths[0]
@@ -307,16 +317,29 @@ def _untied(stored: Stored, pairs: list[Pair]) -> tuple[list[Pair], list[Mismatc
     return [pair for index, pair in enumerate(pairs) if index not in dropped], different
 
 
-def _beside(stored: Stored, used: frozenset[Path], free: Iterable[Path]) -> list[Path]:
-    """Paths of the checkpoint that nothing wanted and that are not below a free one."""
+def _beside(stored: Stored, used: frozenset[Path], free: Iterable[Path], select: Selection) -> list[Path]:
+    """Paths of the checkpoint that are asked for, that nothing wanted and that are not below a free one."""
     free = frozenset(free)
     if () in free:
         return []
-    rest = [path for path in stored.leaves if path not in used]
-    if stored.is_foreign:
-        starts = tuple(separator.join(map(str, path)) + separator for path in free for separator in "/.")
-        return [path for path in rest if not f"{path[0]}/".startswith(starts) and not f"{path[0]}.".startswith(starts)]
-    return [path for path in rest if not any(path[:depth] in free for depth in range(1, len(path) + 1))]
+    rest = [path for path in stored.leaves if path not in used and select.has(path)]
+    if not stored.is_foreign:
+        return [path for path in rest if not any(path[:depth] in free for depth in range(1, len(path) + 1))]
+    starts = tuple(name + separator for path in free for name, separator in zip(spellings(path), "/.", strict=True))
+    rest = [path for path in rest if not any(f"{join(path)}{separator}".startswith(starts) for separator in "/.")]
+    return _once(stored, rest, used)
+
+
+def _once(stored: Stored, paths: Iterable[Path], used: Iterable[Path]) -> list[Path]:
+    """Of these paths one for each tensor that no other path led to: a file of another tool may give it many names."""
+    seen = {stored.tensor(stored.leaves[path]) for path in used}
+    first: dict[str, Path] = {}
+    for path in paths:
+        leaf = stored.leaves[path]
+        name = stored.tensor(leaf)
+        if name not in seen and (name not in first or leaf.name == name):
+            first[name] = path
+    return list(first.values())
 
 
 def _near(

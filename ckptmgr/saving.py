@@ -1,7 +1,6 @@
 """From a state tree to files in a folder: what every save does before anything is decided about steps."""
 
 import os
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,13 +50,13 @@ def plan(
     Raises:
         UnsupportedTensorError: the format cannot hold one of the tensors exactly.
     """
-    parts = [Part(name, spec) for name, spec in flat.specs.items() if not spec.is_string]
     contents = Contents(
-        files=pack(parts, max_file_nbytes),
+        files=pack([Part(name, spec) for name, spec in flat.specs.items()], max_file_nbytes),
         aliases=flat.aliases,
         strings=flat.strings,
         metadata=metadata or {},
         paths=flat.paths,
+        scalars=flat.scalars,
     )
     return Plan(flat, backend.layout(contents, stem=stem, align=ALIGN))
 
@@ -75,8 +74,8 @@ def write(folder: Folder, plan: Plan, *, progress: Progress | None = None) -> Wr
         for file in plan.layout.files
         for index, offset, part in file.parts()
     ]
-    # String tensors have no raw bytes: the format's own reader decodes them from its first file.
-    rows += [Row(name, plan.flat.specs[name], plan.layout.files[0].name, None, None) for name in plan.flat.strings]
+    # String tensors have no raw bytes: the format's own reader decodes them, and the last file is the one it opens.
+    rows += [Row(name, plan.flat.specs[name], plan.layout.files[-1].name, None, None) for name in plan.flat.strings]
     return Written(files, TreeFile(plan.flat.skeleton, rows, plan.flat.aliases), written.stats)
 
 
@@ -138,13 +137,12 @@ def _write_small(folder: Folder, name: str, data: bytes, marks: Mapping[str, JSO
     return FileEntry(name, len(data), crc32c(data), extra=dict(marks))
 
 
-def stale_files(layout: Layout, names: Mapping[str, object], *, stem: str, suffix: str) -> list[str]:
-    """Of ``names``, those of an older file set of the same stem that the layout does not replace; indexes first.
+def stale_files(layout: Layout, names: Collection[str], *, backend: Backend, stem: str) -> list[str]:
+    """Of ``names``, those of an older file set of the same stem that the layout does not replace, the one to open first.
 
     A smaller set must not leave shards of a larger one, nor a single file the index of a sharded one: other tools
     would open the wrong one.
     """
-    pattern = re.compile(rf"{re.escape(stem)}(-\d{{5}}-of-\d{{5}})?{re.escape(suffix)}(\.index\.json)?")
     new = {file.name for file in layout.files}
-    old = [name for name in names if pattern.fullmatch(name) and name not in new]
-    return sorted(old, key=lambda name: (not name.endswith(".index.json"), name))
+    old = backend.file_sets(names).get(stem, ())
+    return [name for name in reversed(old) if name in names and name not in new]

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 
 from ckptmgr.box import Box
-from ckptmgr.layout import Extent
+from ckptmgr.layout import Extent, Path
 from ckptmgr.spec import TensorSpec
 from ckptmgr.step import JSON
 
@@ -43,3 +43,17 @@ class TensorSource(Protocol):
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
+@runtime_checkable
+class Nested(Protocol):
+    """A source whose format tells how names nest, where no skeleton of ours does: an object graph, groups in a file."""
+
+    @property
+    def paths(self) -> Mapping[str, Path]:
+        """The keys that lead to each tensor, by the names in ``specs`` and ``aliases``; a name without any does not nest."""
+
+
+def paths_of(source: TensorSource) -> Mapping[str, Path]:
+    """How the names of a source nest, as far as it tells; empty if it does not."""
+    return source.paths if isinstance(source, Nested) else {}

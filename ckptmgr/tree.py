@@ -5,7 +5,7 @@ A tensor's name is its path joined by ``/``. Only where that would give two tens
 """
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from ckptmgr import arrays, containers, rng, skeleton
 from ckptmgr.adapter import Adapter
 from ckptmgr.errors import CorruptCheckpointError, UnsupportedLeafError, UnsupportedTensorError
+from ckptmgr.layout import Scalar
 from ckptmgr.skeleton import MAX_DEPTH, Path, TensorNode
 from ckptmgr.spec import STRING, TensorSpec
 from ckptmgr.step import JSON
@@ -31,6 +32,7 @@ class Flat:
 
     ``tensors`` has every tensor once, as the leaf it was, and ``specs`` its spec. ``aliases`` gives the further names of tied
     ones, ``strings`` the values of string tensors in C order, ``paths`` the keys that lead to each name, aliases included.
+    ``scalars`` are the plain leaves but None, by the keys that lead to them; the skeleton has them, too.
     """
 
     skeleton: JSON
@@ -39,6 +41,7 @@ class Flat:
     aliases: dict[str, str]
     strings: dict[str, list[bytes]]
     paths: dict[str, Path]
+    scalars: dict[Path, Scalar]
 
 
 def flatten(state: Any) -> Flat:
@@ -72,6 +75,43 @@ def unflatten(tree: JSON, tensors: Mapping[str, Any], aliases: Mapping[str, str]
         return finished[name]
 
     return skeleton.decode(tree, leaf, namedtuple=lambda fields: tuple(fields.values()))
+
+
+def nest(names: Iterable[str], paths: Mapping[str, Path], leaf: Callable[[str], Any]) -> Any:
+    """A tree of dicts with a leaf for each name at the end of its path; a name without a path is a key by itself.
+
+    Keys are str, indexes as well: a file of another tool does not tell lists from dicts.
+
+    Raises:
+        CorruptCheckpointError: two names at one place, one below another, or too deep; names the tensor.
+    """
+    groups: dict[Path, dict[str, Any]] = {(): {}}
+
+    def group(path: Path, name: str) -> dict[str, Any]:
+        if path not in groups:
+            groups[path] = place(path, name, {})
+        return groups[path]
+
+    def place(path: Path, name: str, value: Any) -> Any:
+        around = group(path[:-1], name)
+        key = str(path[-1])
+        if key in around:
+            problem = "the place of another tensor, or of a group of them"
+            raise CorruptCheckpointError(f"tensor {name!r} stands at {shown_path(path)}, {problem}", tensor=name)
+        around[key] = value
+        return value
+
+    names = list(names)
+    for name in names:
+        path = tuple(map(str, paths[name])) if name in paths else (name,)
+        if len(path) > MAX_DEPTH:
+            raise CorruptCheckpointError(f"tensor {name!r} is nested deeper than {MAX_DEPTH} levels", tensor=name)
+        if not path and len(names) == 1:
+            return leaf(name)  # the state is one tensor
+        if not path:
+            raise CorruptCheckpointError(f"tensor {name!r} stands in the place of all others", tensor=name)
+        place(path, name, leaf(name))
+    return groups[()]
 
 
 def finish(node: TensorNode, array: Any) -> Any:
@@ -145,10 +185,11 @@ class _Flattening:
     def __init__(self) -> None:
         self.places: list[tuple[Path, dict[str, JSON], Any, TensorSpec, int]] = []  # with the index of the first tied one
         self.strings: dict[int, list[bytes]] = {}
+        self.scalars: dict[Path, Scalar] = {}
         self.seen: dict[Hashable, int] = {}
 
     def run(self, state: Any) -> Flat:
-        flat = Flat(self.value(state, ()), {}, {}, {}, {}, {})
+        flat = Flat(self.value(state, ()), {}, {}, {}, {}, {}, self.scalars)
         found = names([place[0] for place in self.places])
         for index, (name, (path, node, leaf, spec, first)) in enumerate(zip(found, self.places, strict=True)):
             node["$tensor"] = name
@@ -190,9 +231,12 @@ class _Flattening:
 
     def scalar(self, value: Any, path: Path) -> JSON:
         try:
-            return skeleton.scalar(value)
+            node = skeleton.scalar(value)
         except (TypeError, UnsupportedTensorError) as error:
             raise unsupported(path, f"is of type {_type_name(value)}, which cannot be stored: {_HINT}") from error
+        if value is not None:
+            self.scalars[path] = value
+        return node
 
     def tensor(self, leaf: Any, adapter: Adapter, path: Path) -> JSON:
         index = len(self.places)

@@ -44,12 +44,16 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TreeFile:
-    """What ``tree.json`` holds. ``rows`` are in file order; ``aliases`` gives further names of tied tensors."""
+    """What ``tree.json`` holds. ``rows`` are in file order; ``aliases`` gives further names of tied tensors.
+
+    ``paths`` tells how names nest where there is no skeleton: in a step that another tool wrote.
+    """
 
     skeleton: JSON
     rows: Sequence[Row]
     aliases: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, JSON] = field(default_factory=dict)
+    paths: Mapping[str, tuple[str | int, ...]] = field(default_factory=dict)
 
     @property
     def files(self) -> list[str]:
@@ -74,6 +78,7 @@ class TreeFile:
             "files": files,
             "aliases": dict(self.aliases),
             "metadata": dict(self.metadata),
+            **({"paths": dict(self.paths)} if self.paths else {}),
             "skeleton": self.skeleton,
         }
         fields = [f"{quoted(key)}: {json.dumps(value, separators=(',', ':'), allow_nan=False)}" for key, value in head.items()]
@@ -124,7 +129,9 @@ class TreeFile:
         for alias, name in aliases.items():
             if alias in names or type(name) is not str or name not in names:
                 raise ValueError(f"has the alias {alias!r} of {name!r}, which is no tensor of it")
-        return cls(fields.optional("skeleton"), rows, aliases, fields.object("metadata"))
+        metadata, skeleton = fields.object("metadata"), fields.optional("skeleton")
+        paths = fields.object("paths") if "paths" in fields.rest else {}
+        return cls(skeleton, rows, aliases, metadata, _paths(paths))
 
 
 def _line(row: Row, shape: str, file: int) -> str:
@@ -172,6 +179,13 @@ def _rows(rows: list[Any], files: list[str]) -> list[Row]:
         raise ValueError(f"gives the tensor {name!r} {found} bytes, where its dtype and shape make {size}")
     _check_names(names, specs, sliced=boxes is not None)
     return list(map(Row, names, specs, map(files.__getitem__, indexes), offsets, checksums, boxes or repeat(None)))
+
+
+def _paths(paths: Mapping[str, Any]) -> dict[str, tuple[str | int, ...]]:
+    _check_type(paths.values(), list)
+    if not set(map(type, chain.from_iterable(paths.values()))) <= {str, int}:
+        raise ValueError("has a path of a tensor with a key that is no str or int")
+    return {name: tuple(path) for name, path in paths.items()}
 
 
 def _check_type(values: Iterable[Any], kind: type) -> None:

@@ -49,6 +49,18 @@ def test_a_tensor_that_lies_in_two_slices_is_read_as_one():
         assert checkpoint.load()["w"].tolist() == [0, 1, 2, 3, 4, 5]
 
 
+def test_a_step_without_a_skeleton_nests_as_its_paths_say():
+    raw, spec = np.arange(3.0).tobytes(), TensorSpec("float64", (3,))
+    rows = [Row("a/b", spec, "f", 0, crc32c(raw))]
+    tree = TreeFile(None, rows, aliases={"tied": "a/b"}, paths={"a/b": ("a", "b"), "tied": ("c", "d")})
+    source = TreeSource(Folder(MemoryStore({"f": raw})), tree, lambda file: pytest.fail("no reader is needed"))
+
+    state = Checkpoint(source, None, backend="any", location="here").load()
+
+    assert state["a"]["b"].tolist() == [0, 1, 2]
+    assert state["c"]["d"] is state["a"]["b"]
+
+
 def test_only_assets_are_given_as_assets(manager):
     manager.save(1, state(1), assets={"config.json": b"{}"})
 

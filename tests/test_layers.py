@@ -13,18 +13,21 @@ ROOT = Path(__file__).parents[1]
 FACE = "__init__"
 FLOORS = [
     {"errors", "garbage"},
-    {"box", "step"},
+    {"box", "step", "folding"},
     {"spec", "naming", "retention", "checksum", "fields", "rng", "strings"},
     {"adapter", "casting", "skeleton", "storage", "manifest"},
-    {"frameworks", "containers", "layout", "record", "treefile"},
+    {"frameworks", "containers", "layout", "raw", "record", "treefile"},
     {"arrays", "source"},
     {"tree", "memory"},
     {"group", "backend", "transfer", "renaming", "ledger"},
     {"commit", "matching"},
     {"saving", "sweep", "template"},
-    {"restoring"},
+    {"restoring", "treesource"},
     {"checkpoint"},
+    {"foreign"},
     {"finding"},
+    {"hints"},
+    {"adopting"},
     {"manager", "files"},
     {FACE},
     {"testing"},
@@ -32,8 +35,8 @@ FLOORS = [
 ]
 FLOOR = {place: number for number, places in enumerate(FLOORS) for place in places}
 # An import in a function is paid only by who calls it: for frameworks that may be there or not, and for the demo's data.
-LAZY = {"ckptmgr/arrays.py", "ckptmgr/groups.py", "ckptmgr/cli/demo.py"}
-FRAMEWORKS = {"torch", "jax", "tensorflow", "keras", "cupy", "mlx", "typer", "rich", "pytest", "hypothesis", "sklearn", "h5py"}
+LAZY = {"ckptmgr/arrays.py", "ckptmgr/groups.py", "ckptmgr/cli/demo.py", "backends/ckptmgr_tf_bundle/table.py"}
+FRAMEWORKS = {"torch", "jax", "tensorflow", "keras", "cupy", "mlx", "typer", "rich", "pytest", "hypothesis", "sklearn", "h5py", "cramjam"}
 FOR_BACKENDS = {"ckptmgr.backend", "ckptmgr.errors"}
 CODE_RUNNERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "code", "codeop"}
 

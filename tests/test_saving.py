@@ -38,7 +38,7 @@ def test_files_of_an_older_set_are_stale_and_foreign_ones_are_not():
     layout = Layout((FileLayout("m.safetensors", (b"x",)),))
     names = ["m.safetensors", "m-00001-of-00002.safetensors", "m.safetensors.index.json", "mm.safetensors", "m-1.safetensors"]
 
-    stale = saving.stale_files(layout, dict.fromkeys(names), stem="m", suffix=".safetensors")
+    stale = saving.stale_files(layout, dict.fromkeys(names), backend=SafetensorsBackend(), stem="m")
 
     assert stale == ["m.safetensors.index.json", "m-00001-of-00002.safetensors"]
 
@@ -47,9 +47,53 @@ def test_names_that_only_begin_or_look_like_the_stem_are_foreign():
     layout = Layout((FileLayout("a.b.safetensors", (b"x",)),))
     names = ["a.b.safetensors.bak", "aXb.safetensors", "a.b-00001-of-00002.safetensors"]
 
-    stale = saving.stale_files(layout, dict.fromkeys(names), stem="a.b", suffix=".safetensors")
+    stale = saving.stale_files(layout, dict.fromkeys(names), backend=SafetensorsBackend(), stem="a.b")
 
     assert stale == ["a.b-00001-of-00002.safetensors"]
+
+
+def test_of_a_set_that_a_single_file_replaces_the_index_goes_first_even_if_it_is_all_that_is_left():
+    layout = Layout((FileLayout("m.safetensors", (b"x",)),))
+
+    assert saving.stale_files(layout, ["m.safetensors.index.json"], backend=SafetensorsBackend(), stem="m") == [
+        "m.safetensors.index.json"
+    ]
+
+
+def test_a_file_that_is_not_there_is_not_stale():
+    layout = Layout((FileLayout("m.safetensors", (b"x",)),))
+
+    stale = saving.stale_files(layout, ["m-00002-of-00002.safetensors"], backend=SafetensorsBackend(), stem="m")
+
+    assert stale == ["m-00002-of-00002.safetensors"]
+
+
+def test_plain_values_of_the_state_are_among_the_contents(monkeypatch):
+    seen = []
+    monkeypatch.setattr(SafetensorsBackend, "layout", lambda self, contents, *, stem, align: seen.append(contents))
+
+    saving.plan(tree.flatten({"w": np.zeros(3), "epoch": 3, "none": None}), SafetensorsBackend(), stem="model")
+
+    assert seen[0].scalars == {("epoch",): 3}
+
+
+def test_string_tensors_are_parts_in_the_order_of_the_state(monkeypatch):
+    seen = []
+    monkeypatch.setattr(SafetensorsBackend, "layout", lambda self, contents, *, stem, align: seen.append(contents))
+
+    saving.plan(tree.flatten({"b": np.zeros(3), "s": np.array(["x"]), "a": np.ones(1)}), SafetensorsBackend(), stem="model")
+
+    assert [part.name for part in seen[0].files[0]] == ["b", "s", "a"]
+    assert seen[0].strings == {"s": [b"x"]}
+
+
+def test_string_tensors_are_read_through_the_file_that_is_opened(tmp_path):
+    flat = tree.flatten({"s": np.array(["x"])})
+    layout = Layout((FileLayout("m.data", (b"x",)), FileLayout("m.index", (b"y",))))
+
+    written = saving.write(Folder(PosixStore(tmp_path)), saving.Plan(flat, layout))
+
+    assert [(row.name, row.file, row.offset) for row in written.tree.rows] == [("s", "m.index", None)]
 
 
 def test_the_files_of_a_step_are_written_before_its_assets_and_its_tree_last():
@@ -90,7 +134,8 @@ class WithStrings(SafetensorsBackend):
     def layout(self, contents: Contents, *, stem: str, align: int) -> Layout:
         values = {name: [value.decode() for value in strings] for name, strings in contents.strings.items()}
         carried = {**contents.metadata, "strings": json.dumps(values)}
-        plain = Contents(contents.files, contents.aliases, {}, contents.blobs, carried, contents.paths)
+        files = tuple(tuple(part for part in file if part.name not in values) for file in contents.files)
+        plain = Contents(files, contents.aliases, {}, contents.blobs, carried, contents.paths)
         return super().layout(plain, stem=stem, align=align)
 
     def open(self, folder, path):

@@ -328,3 +328,43 @@ def test_all_pairs_of_awkward_keys_give_different_names() -> None:
     names = tree.names(list(pairs))
 
     assert len(set(names)) == len(pairs)
+
+
+class Schedule:
+    """An object with a state of plain values."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": 7, "rates": [0.5, None]}
+
+    def load_state_dict(self, state: Any) -> None:
+        """Takes nothing."""
+
+
+def test_plain_values_are_collected_by_their_paths() -> None:
+    state = {"n": 3, "none": None, "yes": True, "x": [1.5, ("é", b"raw")], 7: np.float32(2), "w": np.zeros(2), "o": Schedule()}
+
+    assert tree.flatten(state).scalars == {
+        ("n",): 3,
+        ("yes",): True,
+        ("x", 0): 1.5,
+        ("x", 1, 0): "é",
+        ("x", 1, 1): b"raw",
+        (7,): np.float32(2),
+        ("o", "step"): 7,
+        ("o", "rates", 0): 0.5,
+    }
+
+
+def test_plain_values_keep_their_types() -> None:
+    assert type(tree.flatten([np.float32(2), True]).scalars[0,]) is np.float32
+    assert tree.flatten([np.float32(2), True]).scalars[1,] is True
+
+
+def test_state_that_is_one_plain_value_has_the_empty_path() -> None:
+    assert tree.flatten(5).scalars == {(): 5}
+
+
+def test_names_nest_as_their_paths_say() -> None:
+    nested = tree.nest(["a/b", "c", "d/e"], {"a/b": ("a", "b"), "d/e": ("d", 0)}, str.upper)
+
+    assert nested == {"a": {"b": "A/B"}, "c": "C", "d": {"0": "D/E"}}

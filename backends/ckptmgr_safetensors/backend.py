@@ -3,7 +3,7 @@
 Source: the format notes of the safetensors repository; Hugging Face's sharded layout.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
@@ -63,6 +63,10 @@ class SafetensorsBackend:
         start = head[LENGTH_NBYTES:].lstrip(b" \t\r\n")
         nbytes = int.from_bytes(head[:LENGTH_NBYTES], "little")
         return nbytes <= MAX_HEADER_NBYTES and start[:1] == b"{" and start[1:].lstrip(b" \t\r\n")[:1] in (b'"', b"}", b"")
+
+    def file_sets(self, names: Collection[str]) -> Mapping[str, Sequence[str]]:
+        """``<stem>.safetensors``, or the files of a set and ``<stem>.safetensors.index.json``; see `index.file_sets`."""
+        return index.file_sets(names)
 
     def open(self, folder: Folder, path: str) -> TensorSource:
         """A file, an index, or a folder that has one of them. Only headers are read.

@@ -17,6 +17,8 @@ from ckptmgr_safetensors.header import Header, Origin, Place
 
 SUFFIX = ".safetensors.index.json"
 MAX_NBYTES = 100_000_000
+_SINGLE = ".safetensors"
+_SHARD = re.compile(r"(.*)-\d{5,}-of-\d{5,}\.safetensors", re.DOTALL)
 _TOTAL_SIZE = "total_size"
 
 _logger = logging.getLogger(__name__)
@@ -90,7 +92,30 @@ def place(index: Index, headers: Mapping[str, Header], origin: Origin) -> dict[s
 
 def is_shard(name: str) -> bool:
     """Whether a file is by its name one of several."""
-    return re.fullmatch(r".*-\d{5,}-of-\d{5,}\.safetensors", name, re.DOTALL) is not None
+    return _SHARD.fullmatch(name) is not None
+
+
+def file_sets(names: Collection[str]) -> dict[str, list[str]]:
+    """The files of each checkpoint, by stem: a single file, or several and their index, which may be missing, last.
+
+    Where a stem has both, the index is the one to open, as in `main_file`; without it the single file, whose set was
+    replaced or never finished.
+    """
+    singles, shards, indexes = dict[str, str](), dict[str, list[str]](), dict[str, str]()
+    for name in sorted(names):
+        if shard := _SHARD.fullmatch(name):
+            shards.setdefault(shard[1], []).append(name)
+        elif name.endswith(SUFFIX):
+            indexes[name.removesuffix(SUFFIX)] = name
+        elif name.endswith(_SINGLE):
+            singles[name.removesuffix(_SINGLE)] = name
+    sets: dict[str, list[str]] = {}
+    for stem in sorted({*singles, *shards, *indexes} - {""}):
+        single = [singles[stem]] if stem in singles else []
+        several = shards.get(stem, [])
+        is_several = stem in indexes or not single
+        sets[stem] = [*single, *several, stem + SUFFIX] if is_several else [*several, *single]
+    return sets
 
 
 def main_file(names: Collection[str], location: str) -> str:

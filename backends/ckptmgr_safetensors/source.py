@@ -1,6 +1,5 @@
 """The tensors of opened files. Nothing is read before somebody asks for it."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -8,11 +7,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from ckptmgr.backend import JSON, Box, Extent, Folder, PackedArray, TensorSpec
+from ckptmgr.backend import JSON, Box, Extent, Folder, PackedArray, TensorSpec, read_raw
 from ckptmgr.errors import CorruptCheckpointError
 from ckptmgr_safetensors.header import Place
-
-_GAP_NBYTES = 64 * 1024  # what lies between wanted bytes is read through up to here: cheaper than another request
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +53,7 @@ class SafetensorsSource:
             raise ValueError(f"tensor {name!r} is {spec.dtype} of shape {box.shape}, not {array.dtype} of {array.shape}")
         shape = (spec.nbytes,) if spec.is_packed else spec.shape
         try:
-            _read(self.folder, file, offset, shape, box, array)
+            read_raw(self.folder, file, offset, shape, box, array)
         except EOFError as error:
             raise CorruptCheckpointError(f"{file!r} ends inside tensor {name!r}", file=file, tensor=name) from error
         return PackedArray.wrap(array, spec) if spec.is_packed and out is None else array
@@ -72,30 +69,3 @@ class SafetensorsSource:
 
     def _place(self, name: str) -> tuple[str, Place]:
         return self.places[self.aliases.get(name, name)]
-
-
-def _read(folder: Folder, file: str, offset: int, shape: Sequence[int], box: Box, out: np.ndarray[Any, Any]) -> None:
-    """Fills ``out`` with ``box`` of the tensor that starts at ``offset``, window by window."""
-    dtype = out.dtype.newbyteorder("<")
-    for window in _widened(box, shape, dtype.itemsize).chunks(max(folder.store.window_nbytes // dtype.itemsize, 1)):
-        wanted = window.overlap(box)
-        if wanted is None:
-            continue
-        # Bytes are copied as integers: whatever they mean, a copy must not change one.
-        raw = np.empty((*window.shape, dtype.itemsize), np.uint8)
-        flat, filled = raw.reshape(-1), 0
-        for first, count in window.runs(shape):
-            nbytes = count * dtype.itemsize
-            folder.read_into(file, offset + first * dtype.itemsize, [flat[filled : filled + nbytes]])
-            filled += nbytes
-        out[wanted.relative_to(box).slices] = raw.view(dtype)[..., 0][wanted.relative_to(window).slices]
-
-
-def _widened(box: Box, shape: Sequence[int], itemsize: int) -> Box:
-    """``box`` with its inner dimensions made whole as long as that adds no larger gap than is read through."""
-    axis = len(shape)
-    while axis > 0 and math.prod(shape[axis - 1 :]) * itemsize <= _GAP_NBYTES:
-        axis -= 1
-    if box.size == 0:
-        return box
-    return Box((*box.start[:axis], *[0] * (len(shape) - axis)), (*box.stop[:axis], *shape[axis:]))

@@ -16,7 +16,8 @@ import pytest
 # Before the module is imported: its assertions then explain themselves as those of a test module do.
 pytest.register_assert_rewrite("ckptmgr.testing.contract")
 
-from ckptmgr.testing.contract import BackendContract, ForwardStore  # noqa: E402
+from ckptmgr.testing.contract import BackendContract  # noqa: E402
+from ckptmgr.testing.pipe import ForwardStore  # noqa: E402
 from ckptmgr.testing.samples import DTYPES, sample  # noqa: E402
 
 __all__ = ["DTYPES", "BackendContract", "ForwardStore", "sample"]

@@ -2,10 +2,10 @@
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path as LocalPath
-from typing import Any, ClassVar, NoReturn, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import pytest
@@ -18,32 +18,12 @@ from ckptmgr.layout import Contents, Digest, FileLayout, Late, Layout, Part, Pat
 from ckptmgr.memory import MemorySource
 from ckptmgr.source import TensorSource
 from ckptmgr.spec import STRING
-from ckptmgr.storage import Buffer, Folder, PosixStore, Stored
+from ckptmgr.storage import Folder, PosixStore
+from ckptmgr.testing.pipe import ForwardStore
 from ckptmgr.testing.samples import AWKWARD, DTYPES, OTHERS, SHAPES, Array, damaged, same, sample, spec_of
 from ckptmgr.transfer import Want
 
 Tensors: TypeAlias = Mapping[Any, Array]  # by path in the state
-
-
-class ForwardStore:
-    """A store that is only a pipe: it takes a file's windows in order, once, and can do nothing else."""
-
-    window_nbytes = 1 << 16
-    workers = 1
-    url = "forward://"
-    is_weak = True
-    has_remove = False
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-
-    def put(self, key: str, windows: Iterable[Sequence[Buffer]], nbytes: int) -> Stored:
-        """Keeps what the windows hold at the moment they are given."""
-        self.files[key] = b"".join(memoryview(_bytes(buffer)).tobytes() for window in windows for buffer in window)
-        return Stored(nbytes)
-
-    def __getattr__(self, name: str) -> NoReturn:
-        raise AssertionError(f"writing a layout must not need {name!r} of the store")
 
 
 class BackendContract:
@@ -51,6 +31,7 @@ class BackendContract:
 
     backend: ClassVar[Backend]
     refuses: ClassVar[frozenset[str]] = frozenset()  # dtypes that `layout` refuses with UnsupportedTensorError
+    decodes: ClassVar[frozenset[str]] = frozenset()  # dtypes that only `TensorSource.read` can decode: they have no extents
     keeps_metadata: ClassVar[bool] = True  # metadata comes back as it was given
 
     def stored_name(self, path: Path) -> str:
@@ -279,6 +260,40 @@ class BackendContract:
             assert not self.backend.recognizes("", b"", frozenset({path})), path
         assert not self.backend.recognizes("", b"", frozenset())
 
+    @pytest.mark.parametrize("limit", [None, 40])
+    def test_a_prefix_of_names_without_a_fixed_ending_is_recognized_and_opened(self, folder: Folder, limit: int | None) -> None:
+        if self.backend.suffix:
+            pytest.skip("names of the format have a fixed ending")
+        self._write(folder, {("a",): sample("float32"), ("b",): sample("int8")}, max_file_nbytes=limit)
+
+        assert self.backend.recognizes("model", b"", frozenset(folder.list().files))
+        assert not self.backend.recognizes("mode", b"", frozenset({"model.other"}))
+        with self.backend.open(folder, "model") as source:
+            assert set(source.specs) == {"a", "b"}
+
+    @pytest.mark.parametrize("limit", [None, 40])
+    def test_checkpoints_are_told_by_the_names_of_their_files(self, limit: int | None) -> None:
+        contents = self._contents({("a",): sample("float32"), ("b",): sample("int8")}, max_file_nbytes=limit)
+        stems = ["model", "cp-0005.ckpt", "a.b", "model-1"]
+
+        expected = {stem: self._names(self.backend.layout(contents, stem=stem, align=64)) for stem in stems}
+        found = self.backend.file_sets(sorted(name for names in expected.values() for name in names))
+
+        assert {stem: list(names) for stem, names in found.items()} == expected
+
+    def test_a_checkpoint_without_the_file_to_open_is_told_with_it(self) -> None:
+        contents = self._contents({("a",): sample("float32"), ("b",): sample("int8")}, max_file_nbytes=40)
+        names = self._names(self.backend.layout(contents, stem="model", align=64))
+
+        found = self.backend.file_sets(names[:-1])
+
+        assert {stem: list(files) for stem, files in found.items()} == ({"model": names} if len(names) > 1 else {})
+
+    def test_names_of_other_formats_tell_of_no_checkpoint(self) -> None:
+        names = [path for what, (path, _) in OTHERS.items() if what != self.backend.name]
+
+        assert not self.backend.file_sets(names)
+
     def test_an_unknown_name_is_a_key_error(self, folder: Folder) -> None:
         self._write(folder, {("a",): sample("float32")})
 
@@ -293,7 +308,8 @@ class BackendContract:
         with self._open(folder) as source:
             for path in tensors:
                 extents = source.extents(self.stored_name(path))
-                assert [placed[extent.file, extent.offset].name for extent in extents] == ["/".join(map(str, path))]
+                expected = [] if path[-1] in self.decodes else ["/".join(map(str, path))]
+                assert [placed[extent.file, extent.offset].name for extent in extents] == expected
 
     def test_damage_gives_only_our_errors(self, folder: Folder, tmp_path: LocalPath) -> None:
         tensors = {("m", key): sample(key) for key in ("float32", "int8", "bool", "int64")}
@@ -358,10 +374,6 @@ class BackendContract:
 
     def _names(self, layout: Layout) -> list[str]:
         return [file.name for file in layout.files]
-
-
-def _bytes(buffer: Buffer) -> Any:
-    return buffer.reshape(-1).view(np.uint8) if isinstance(buffer, np.ndarray) else buffer
 
 
 def _size(folder: Folder, name: str) -> int:
