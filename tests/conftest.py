@@ -17,6 +17,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow tells of CPU fe
 
 # Shared machines are noisy: a slow example is no failure, and what failed once must fail again.
 settings.register_profile("ckptmgr", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+# For hours: `pytest --hypothesis-profile=long tests/backends`, or any other choice of tests; new examples each time.
+settings.register_profile("long", deadline=None, max_examples=50_000, suppress_health_check=list(HealthCheck))
 settings.load_profile("ckptmgr")
 
 FRAMEWORKS = ("torch", "jax", "tf", "keras")
