@@ -9,7 +9,8 @@ is no longer named can never be named again, so anybody may delete its files.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ckptmgr.errors import (
@@ -82,11 +83,19 @@ class Attempt:
         """Where this attempt's files go, under plain names. Nobody else ever writes there."""
         return self.root.folder(self.name).folder(folder_name(self.attempt))
 
-    def commit(self, naming: StepNaming, make_manifest: Callable[[int], Manifest]) -> StepInfo:
+    def commit(
+        self,
+        naming: StepNaming,
+        make_manifest: Callable[[int], Manifest],
+        *,
+        before_delete: Callable[[Manifest], object] = lambda replaced: None,
+    ) -> StepInfo:
         """Makes the step appear, or be replaced, in one moment. To be called once, when all files are durable.
 
-        ``make_manifest`` gets the sequence. After this returns every reader sees the step. If it raises anything but
-        `CommitUnknownError`, the step is as it was before, this attempt will never appear, and its files are left to sweep.
+        ``make_manifest`` gets the sequence. ``before_delete`` is called with a manifest that was replaced, before the files
+        of its attempt are deleted; it must not raise, for the step is committed then. After this returns every reader sees
+        the step. If it raises anything but `CommitUnknownError`, the step is as it was before, this attempt will never appear,
+        and its files are left to sweep.
 
         Raises:
             StepExistsError: another save of the step was faster.
@@ -102,8 +111,20 @@ class Attempt:
         logger.info("committed step %d (sequence %d) in %r", self.step, manifest.sequence, self.folder.location())
         replaced = before.manifest
         if replaced and replaced.attempt not in after.named:  # 4.7
+            before_delete(replaced)
             delete_files(self.root.folder(self.name), replaced.attempt)
         return manifest.info(after.pins, name=self.name, path=self.folder.location())
+
+    @contextmanager
+    def undone_if_it_fails(self) -> Iterator[None]:
+        """Abandons the attempt if what is done inside, its commit included, fails; what is committed stays."""
+        try:
+            yield
+        except (CommitUnknownError, SaveError, StepExistsError):  # others are at work: the files are left to sweep
+            raise
+        except BaseException:  # Ctrl-C too: what is not committed now is of no use to anybody
+            self.abandon()
+            raise
 
     def abandon(self) -> None:
         """Takes the claim back and deletes the files, unless they are committed: for a save that was refused or interrupted.
@@ -270,7 +291,7 @@ def delete_files(folder: Folder, attempt: str) -> None:
     """Deletes the files of an attempt of this step that is no longer named. What cannot be deleted is left to sweep."""
     place = folder.folder(folder_name(attempt))
     try:
-        place.delete(files_below(place))
+        place.delete([*files_below(place), ""])  # and the folder, which may have been empty already
     except OSError as error:  # the step is gone or replaced all the same
         logger.warning("files in %r are left to sweep: %s", place.location(), error)
 

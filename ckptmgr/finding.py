@@ -1,30 +1,36 @@
 """Which steps a run has, and how one is opened: read from the records each time, so it is never stale.
 
-"Newest" is the largest `StepInfo.order` among the records; no pointer, name, time or memory of a process decides it.
+"Newest" is the largest `StepInfo.order` among the records; no pointer, name, time or memory of a process decides it. Steps
+that other tools wrote beside them (`foreign`) are older than all of them.
 """
 
 import logging
+import math
 import warnings
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeAlias, TypeVar
 
+from ckptmgr import foreign
+from ckptmgr.backend import Backend
 from ckptmgr.checkpoint import Checkpoint, open_managed
 from ckptmgr.errors import (
     CheckpointError,
     CorruptCheckpointError,
     FormatVersionError,
     StateMismatchError,
+    StepExistsError,
     StepNotFoundError,
     UnsafeCheckpointError,
     shown,
 )
+from ckptmgr.foreign import Foreign
 from ckptmgr.ledger import Found, Unreadable, read_record, snapshot
-from ckptmgr.manifest import Manifest, folder_name
+from ckptmgr.manifest import MANIFEST, TREE, Manifest, folder_name
 from ckptmgr.naming import StepNaming
 from ckptmgr.step import StepInfo
-from ckptmgr.storage import Folder
-from ckptmgr.transfer import Verify
+from ckptmgr.storage import Folder, Head
+from ckptmgr.transfer import Problem, Progress, Verify
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -37,6 +43,49 @@ class Committed(NamedTuple):
     manifest: Manifest
     info: StepInfo
 
+    @property
+    def key(self) -> Hashable:
+        """What tells it from everything else that has been, or will be, this step."""
+        return self.manifest.attempt
+
+
+Known: TypeAlias = Committed | Foreign
+
+
+class Steps(NamedTuple):
+    """What a run has: committed steps, those of other tools whose number is not ours, damaged records, and files beside them.
+
+    The first two come oldest first.
+    """
+
+    committed: list[Committed]
+    foreign: list[Foreign]
+    unreadable: list[Unreadable]
+    files: Mapping[str, Head]
+
+    @property
+    def known(self) -> list[Known]:
+        """All steps, oldest first."""
+        both: list[Known] = [*self.foreign, *self.committed]
+        return sorted(both, key=lambda known: known.info.order)
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What a verification found: the steps it looked at, and what is damaged in them. Printed, lines for each step."""
+
+    steps: tuple[int, ...]
+    problems: tuple[tuple[int, Problem], ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is damaged."""
+        return not self.problems
+
+    def __str__(self) -> str:
+        found = {step: [problem.message for of, problem in self.problems if of == step] for step in self.steps}
+        return "\n".join(f"step {step}: {line}" for step, lines in found.items() for line in lines or ["ok"])
+
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
@@ -48,17 +97,19 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The folder of a run and the names of its steps."""
+    """The folder of a run and the names of its steps. ``backend`` stands in for the installed one of its name."""
 
     folder: Folder
     naming: StepNaming
+    backend: Backend | None = None
 
-    def committed(self) -> tuple[list[Committed], list[Unreadable]]:
-        """All committed steps in order of their saves, and the records that cannot be read (each is logged).
+    def steps(self) -> Steps:
+        """All steps, and the records that cannot be read (each is logged), by one listing.
 
-        Should two folders hold the same step, the one saved last counts.
+        Should two folders hold the same step, the one saved last counts. A step of another tool does not count where a record
+        of ours has its number.
         """
-        found, unreadable = snapshot(self.folder, self.naming)
+        found, unreadable, files = snapshot(self.folder, self.naming)
         for entry in unreadable:
             log.warning("%s", entry.error)
         steps: dict[int, Committed] = {}
@@ -66,7 +117,13 @@ class Run:
             (self._known(record) for record in found if record.record.manifest), key=lambda known: known.info.order
         ):
             steps[step.info.step] = step
-        return sorted(steps.values(), key=lambda known: known.info.order), unreadable
+        committed = sorted(steps.values(), key=lambda known: known.info.order)
+        taken = steps.keys() | {entry.step for entry in unreadable}
+        others = foreign.find(self.folder, self.naming, files, own=self.backend, taken=taken)
+        # An adopted step has sequence 0 where it must not overtake others: among those the step decides.
+        lowest = min((known.info.step for known in committed if known.info.sequence == 0), default=math.inf)
+        others = [other._replace(info=replace(other.info, sequence=0)) if other.info.step > lowest else other for other in others]
+        return Steps(committed, others, unreadable, files)
 
     def name_of(self, step: int) -> str | None:
         """The folder that holds the step already, where its name does not follow from the step alone; None otherwise.
@@ -75,40 +132,68 @@ class Run:
         """
         if not self.naming.needs_metadata:
             return None
-        return next((known.found.name for known in self.committed()[0] if known.info.step == step), None)
+        return next((known.found.name for known in self.steps().committed if known.info.step == step), None)
+
+    def refuse_foreign(self, step: int) -> None:
+        """Raises StepExistsError if another tool has written a step of that number."""
+        for found in foreign.file_sets(self.folder, self.naming, self.folder.list().files, self.backend):
+            if found.step == step:
+                text = f"step {step} is there already, as {self.folder.location(found.stem)!r} of another tool"
+                raise StepExistsError(f"{text}: adopt it, pass overwrite=True, or save another step", step=step)
 
     def names(self, step: int) -> list[str]:
         """All folders whose names are that step's: more than one if somebody copied or renamed one."""
         return [name for name in self.folder.list().folders if self.naming.parse(name) == step]
 
-    def find(self, step: int) -> Committed:
-        """One committed step.
+    def find(self, step: int) -> Known:
+        """One step, of ours or of another tool.
 
         Raises:
-            StepNotFoundError: it is not committed; the message lists steps that are.
+            StepNotFoundError: there is none; the message lists steps that are there.
             CorruptCheckpointError: its record is damaged.
         """
-        committed, unreadable = self.committed()
-        for known in committed:
+        steps = self.steps()
+        for known in steps.known:
             if known.info.step == step:
                 return known
-        for entry in unreadable:
+        for entry in steps.unreadable:
             if entry.step == step:
                 raise entry.error
-        raise self.not_found(step, committed)
+        raise self.not_found(step, steps)
 
-    def not_found(self, step: int | None, committed: list[Committed]) -> StepNotFoundError:
-        """The error for a step that is not committed."""
-        steps = [known.info.step for known in committed]
+    def find_own(self, step: int) -> Committed:
+        """One committed step. Raises like `find`; StepNotFoundError also for a step of another tool."""
+        known = self.find(step)
+        if isinstance(known, Foreign):
+            raise self.not_own(known)
+        return known
+
+    def not_found(self, step: int | None, steps: Steps) -> StepNotFoundError:
+        """The error for a step that is not there, or that only another tool has written."""
+        if known := next((known for known in steps.foreign if known.info.step == step), None):
+            return self.not_own(known)
+        committed, others = ([known.info.step for known in each] for each in (steps.committed, steps.foreign))
         what = "no step is" if step is None else f"step {step} is not"
-        return StepNotFoundError(
-            f"{what} committed in {self.folder.location()!r} (committed: {shown(steps[::-1]) or 'none'})",
-            step=step,
-            committed=steps,
-        )
+        listed = f"committed: {shown(committed[::-1]) or 'none'}"
+        if others:
+            listed += f"; of other tools: {shown(others[::-1])}"
+        text = f"{what} committed in {self.folder.location()!r} ({listed})"
+        return StepNotFoundError(text, step=step, committed=committed)
+
+    def not_own(self, known: Foreign) -> StepNotFoundError:
+        """The error for what can only be done with a step of ours."""
+        step = known.info.step
+        text = f"step {step} is not committed: {known.info.path!r} is of another tool and is only read; adopt({step}) it first"
+        return StepNotFoundError(text, step=step)
+
+    def use(self, known: Known, verify: Verify, make: Callable[[Checkpoint], T]) -> T:
+        """What ``make`` makes of the step as a lazy checkpoint."""
+        if isinstance(known, Foreign):
+            return foreign.use(self.folder, known, verify, make)
+        return make(self.open(known, verify))
 
     def open(self, known: Committed, verify: Verify) -> Checkpoint:
-        """The step as a lazy checkpoint."""
+        """The committed step as a lazy checkpoint."""
 
         def is_current() -> bool:
             now = read_record(self.folder, known.found.name, known.info.step)
@@ -126,9 +211,9 @@ class Run:
         while True:
             known = self.find(step)
             try:
-                return use(self.open(known, verify))
+                return self.use(known, verify, use)
             except StepNotFoundError:
-                if self.find(step).manifest.attempt == known.manifest.attempt:
+                if self.find(step).key == known.key:
                     raise
 
     def with_newest(self, verify: Verify, use: Callable[[Checkpoint], T], *, stacklevel: int) -> tuple[T, list[Skipped]]:
@@ -138,7 +223,7 @@ class Run:
         have been removed for one that was not there before. A step written by a newer format is no reason to fall back.
 
         Raises:
-            StepNotFoundError: nothing is committed; its ``step`` is None, or one that was deleted while it was in use.
+            StepNotFoundError: there is no step; its ``step`` is None, or one that was deleted while it was in use.
             CorruptCheckpointError: there are steps, but none passes.
             FormatVersionError: a newer ckptmgr wrote the newest step.
         """
@@ -153,18 +238,18 @@ class Run:
             skipped.append(Skipped(step, error))
 
         while True:
-            committed, unreadable = self.committed()
-            for entry in unreadable:
+            steps = self.steps()
+            for entry in steps.unreadable:
                 if entry.version not in passed:
                     passed.add(entry.version)
                     skip(entry.step, entry.error)
-            left = [known for known in committed if known.manifest.attempt not in passed]
+            left = [known for known in steps.known if known.key not in passed]
             if not left:
                 break
             newest = left[-1]
-            passed.add(newest.manifest.attempt)
+            passed.add(newest.key)
             try:
-                return use(self.open(newest, verify)), skipped
+                return self.use(newest, verify, use), skipped
             except StepNotFoundError as error:
                 gone = error
                 log.info("step %d was deleted or overwritten while it was opened", newest.info.step)
@@ -175,12 +260,38 @@ class Run:
                     error.add_note(f"step {skipped[-1].step} was tried first and is damaged: arrays may hold some of its bytes")
                 raise
         if not skipped:
-            raise gone or self.not_found(None, [])
+            raise gone or self.not_found(None, steps)
         raise CorruptCheckpointError(
             f"no step in {self.folder.location()!r} passes its checks ({shown([entry.step for entry in skipped])}); "
             f"the newest: {skipped[0].error}",
             step=skipped[0].step,
         ) from skipped[0].error
+
+    def verify(self, step: int | None, verify: Verify, *, full: bool, progress: Progress | None) -> VerifyReport:
+        """Compares every byte of a step (of all steps, with None) with what was written; see `Checkpoint.verify`.
+
+        Raises:
+            StepNotFoundError: no such step.
+        """
+        steps = self.steps()
+        damaged = [entry for entry in steps.unreadable if step in (None, entry.step)]
+        chosen = [known.info.step for known in steps.known if step in (None, known.info.step)]
+        if step is not None and not chosen and not damaged:
+            raise self.not_found(step, steps)
+        seen = [entry.step for entry in damaged]
+        problems = [(entry.step, Problem(MANIFEST, None, str(entry.error))) for entry in damaged]
+        for each in chosen:
+            try:
+                found = self.with_step(each, verify, lambda it: it.verify(full=full, progress=progress))
+            except CorruptCheckpointError as error:
+                found = [Problem(error.file or TREE, error.tensor, str(error))]
+            except StepNotFoundError:
+                if step is not None:
+                    raise
+                continue  # retention does not wait for a verification of all
+            seen.append(each)
+            problems += [(each, problem) for problem in found]
+        return VerifyReport(tuple(seen), tuple(problems))
 
     def _known(self, found: Found) -> Committed:
         manifest = found.record.manifest

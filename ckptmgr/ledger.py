@@ -15,7 +15,7 @@ from ckptmgr.errors import CorruptCheckpointError, FormatVersionError
 from ckptmgr.manifest import MANIFEST
 from ckptmgr.naming import StepNaming
 from ckptmgr.record import Record, decode, encode
-from ckptmgr.storage import Answer, Folder, Version
+from ckptmgr.storage import Answer, Folder, Head, Version
 
 PATIENCE_S = 60.0  # how long an operation tries again before it gives up
 FIRST_PAUSE_S = 0.002
@@ -43,6 +43,14 @@ class Unreadable(NamedTuple):
     version: Version
 
 
+class Snapshot(NamedTuple):
+    """All records of a run as they were together at one moment, and the files beside its steps' folders."""
+
+    found: list[Found]
+    unreadable: list[Unreadable]
+    files: Mapping[str, Head]
+
+
 def read_record(root: Folder, name: str, step: int) -> Found | None:
     """The record of the step in the folder ``name``, or None if there is none. It may be without a manifest.
 
@@ -60,28 +68,29 @@ def records(root: Folder, naming: StepNaming) -> tuple[list[Found], list[Unreada
 
     Each is as it was at some moment, and not all at the same: see `snapshot`.
     """
-    return _sorted_out(_seen(root, naming))
+    return _sorted_out(_seen(root, naming)[0])
 
 
-def snapshot(root: Folder, naming: StepNaming) -> tuple[list[Found], list[Unreadable]]:
+def snapshot(root: Folder, naming: StepNaming) -> Snapshot:
     """All records, as `records` gives them, as they were together at one moment.
 
     Otherwise, while a save and its retention run, one could miss the newer step, which was not there when the run was
     listed, and the older one too, which has gone when its record is read.
     """
-    seen = _seen(root, naming)
+    seen, files = _seen(root, naming)
     for _ in tries():
         if all(isinstance(each, Unreadable) or (each and each.record.manifest) for each in seen.values()):
             break  # all that was listed was there still, so this is the run when it was listed
-        before, seen = seen, _seen(root, naming)
+        before, (seen, files) = seen, _seen(root, naming)
         if _versions(before) == _versions(seen):
             break
-    return _sorted_out(seen)
+    return Snapshot(*_sorted_out(seen), files)
 
 
-def _seen(root: Folder, naming: StepNaming) -> dict[str, Found | Unreadable | None]:
-    steps = {name: step for name in root.list().folders if (step := naming.parse(name)) is not None}
-    return {name: look(root, name, step) for name, step in sorted(steps.items())}
+def _seen(root: Folder, naming: StepNaming) -> tuple[dict[str, Found | Unreadable | None], Mapping[str, Head]]:
+    files, folders = root.list()
+    steps = {name: step for name in folders if (step := naming.parse(name)) is not None}
+    return {name: look(root, name, step) for name, step in sorted(steps.items())}, files
 
 
 def _versions(seen: Mapping[str, Found | Unreadable | None]) -> dict[str, Version | None]:

@@ -7,7 +7,7 @@ by one conditional change of that record (`commit`); the manager holds no state 
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
@@ -15,13 +15,15 @@ from typing import Any, Literal, Self, TypeVar, overload
 from ckptmgr import backend as backends
 from ckptmgr import commit, saving, tree
 from ckptmgr import sweep as sweeping
-from ckptmgr.backend import Backend, RunFiles
+from ckptmgr.adopting import Adoption
+from ckptmgr.backend import Backend
 from ckptmgr.checkpoint import Cast, Checkpoint, Restored
-from ckptmgr.errors import CommitUnknownError, CorruptCheckpointError, SaveError, StepExistsError, StepNotFoundError, shown
+from ckptmgr.errors import CorruptCheckpointError, StepNotFoundError, shown
 from ckptmgr.fields import plain_json
-from ckptmgr.finding import Run
+from ckptmgr.finding import Run, VerifyReport
 from ckptmgr.group import Group, Solo
-from ckptmgr.manifest import MANIFEST, TREE, Manifest, this_writer
+from ckptmgr.hints import Hints
+from ckptmgr.manifest import TREE, Manifest, this_writer
 from ckptmgr.naming import StepNaming, checked_step
 from ckptmgr.renaming import Rule
 from ckptmgr.retention import KeepAll, KeepBest, Plan, Retention, plan
@@ -29,27 +31,12 @@ from ckptmgr.saving import Asset
 from ckptmgr.step import JSON, StepInfo
 from ckptmgr.storage import open_folder
 from ckptmgr.sweep import Swept
-from ckptmgr.transfer import Problem, Progress, Verify
+from ckptmgr.transfer import Progress, Verify
+
+__all__ = ["CheckpointManager", "VerifyReport"]
 
 T = TypeVar("T")
 STEM = "model"
-
-
-@dataclass(frozen=True, slots=True)
-class VerifyReport:
-    """What a verification found: the steps it looked at, and what is damaged in them. Printed, lines for each step."""
-
-    steps: tuple[int, ...]
-    problems: tuple[tuple[int, Problem], ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is damaged."""
-        return not self.problems
-
-    def __str__(self) -> str:
-        found = {step: [problem.message for of, problem in self.problems if of == step] for step in self.steps}
-        return "\n".join(f"step {step}: {line}" for step, lines in found.items() for line in lines or ["ok"])
 
 
 class CheckpointManager:
@@ -68,6 +55,10 @@ class CheckpointManager:
         progress: called as ``progress(bytes_done, bytes_total)`` while bytes move.
 
     Any number of managers, threads and processes may use one run at a time.
+
+    Checkpoints that other tools wrote into the folder itself are steps as well, older than all that are saved here, if
+    the stem of their files means a step by ``naming`` or a usual scheme (``ckpt-500``, ``cp-0005.ckpt``). They are listed,
+    restored and verified like others, and never changed or deleted unless they are adopted (`adopt`).
     """
 
     def __init__(
@@ -97,7 +88,8 @@ class CheckpointManager:
             raise ValueError(f"verify must be 'full', 'fast' or 'off', not {verify!r}")
         self.verify_reads: Verify = verify
         self.progress = progress
-        self._steps = Run(self.folder, naming)
+        self._steps = Run(self.folder, naming, self.backend)
+        self._hints = Hints(self._steps)
         if not isinstance(run, str | None):
             raise TypeError(f"run must be a string, not {run!r}")
         self._run = run
@@ -122,10 +114,11 @@ class CheckpointManager:
         If it raises, the step is as it was before (with ``overwrite``, the old one is still whole); only
         `CommitUnknownError` leaves open which. Retention runs after the commit: an error there is raised with a note that
         the step is committed. ``metrics`` are numbers; NaN is allowed and never best. ``metadata`` is plain JSON.
-        ``assets`` are files to lie beside the state: bytes, or the path of a local file.
+        ``assets`` are files to lie beside the state: bytes, or the path of a local file. ``overwrite`` leaves the files of
+        another tool's step where they are.
 
         Raises:
-            StepExistsError: the step is committed and ``overwrite`` is not set; nothing was written.
+            StepExistsError: the step is there, ours or another tool's, and ``overwrite`` is not set; nothing was written.
             UnsupportedLeafError, UnsupportedTensorError: the state holds something that cannot be stored exactly.
             TypeError, ValueError: no usable step, metric, metadata or asset; nothing was written.
             SaveError: another writer took the step over, or a sweep removed the claim.
@@ -139,6 +132,8 @@ class CheckpointManager:
         extras = saving.asset_bytes(assets or {}, taken={TREE, *(file.name for file in planned.layout.files)})
 
         name = self._steps.name_of(step) or self.naming.format(step, facts)
+        if not overwrite:
+            self._steps.refuse_foreign(step)
         attempt = commit.begin(self.folder, name, step, overwrite=overwrite)
 
         def manifest(sequence: int) -> Manifest:
@@ -156,19 +151,10 @@ class CheckpointManager:
                 writer=this_writer(),
             )
 
-        try:
+        with attempt.undone_if_it_fails():
             entries = saving.write_step(attempt.folder, planned, extras, progress=self.progress)
-            info = attempt.commit(self.naming, manifest)
-        except (CommitUnknownError, SaveError, StepExistsError):  # others are at work: the files are left to sweep
-            raise
-        except BaseException:  # Ctrl-C too: what is not committed now is of no use to anybody
-            attempt.abandon()
-            raise
-        try:
-            self.collect()
-        except OSError as error:
-            error.add_note(f"step {step} is committed; removing older steps after it failed")
-            raise
+            info = attempt.commit(self.naming, manifest, before_delete=lambda old: self._hints.replaced(name, old))
+        self._collect_after(f"step {step} is committed")
         return info
 
     @property
@@ -181,8 +167,11 @@ class CheckpointManager:
     # ---- finding
 
     def steps(self) -> list[StepInfo]:
-        """All committed steps in order of their saves, the latest last. A damaged record is logged and left out."""
-        return [known.info for known in self._steps.committed()[0]]
+        """All steps in order of their saves, the latest last. A damaged record is logged and left out.
+
+        Those of other tools (``is_foreign``) come first, in the order that their own tool's hints tell, or by step.
+        """
+        return [known.info for known in self._steps.steps().known]
 
     def latest(self) -> StepInfo | None:
         """The step saved last, by sequence; None if there is none."""
@@ -196,7 +185,7 @@ class CheckpointManager:
         return next((info for info in infos if info.step in winners), None)
 
     def path(self, step: int) -> str:
-        """Where the step's files lie: a folder that the format's own tools can open.
+        """Where the step's files lie: a folder that the format's own tools can open. Of another tool's step, its stem.
 
         Raises:
             StepNotFoundError: no such step.
@@ -230,9 +219,10 @@ class CheckpointManager:
         """
 
         def restored(checkpoint: Checkpoint) -> Restored:
-            return checkpoint.restore(
-                into=into, select=select, rename=rename, cast=cast, strict=strict, verify=verify, progress=self.progress
-            )
+            with checkpoint:
+                return checkpoint.restore(
+                    into=into, select=select, rename=rename, cast=cast, strict=strict, verify=verify, progress=self.progress
+                )
 
         result = self._with_step(step, restored)
         unfilled = [*result.report.missing, *(name for name, _, _ in result.report.mismatched)]
@@ -243,7 +233,7 @@ class CheckpointManager:
                 f"{shown(unfilled)}: restore an explicit step into fresh arrays",
                 step=result.report.skipped[0].step,
             )
-        if self._run is None and result.info is not None:
+        if self._run is None and result.info is not None and not result.info.is_foreign:
             self._run = result.info.run
         return result
 
@@ -288,26 +278,8 @@ class CheckpointManager:
         Raises:
             StepNotFoundError: no such step.
         """
-        committed, unreadable = self._steps.committed()
         wanted = None if step is None else checked_step(step)
-        damaged = [entry for entry in unreadable if wanted in (None, entry.step)]
-        chosen = [known.info.step for known in committed if wanted in (None, known.info.step)]
-        if wanted is not None and not chosen and not damaged:
-            raise self._steps.not_found(wanted, committed)
-        steps = [entry.step for entry in damaged]
-        problems = [(entry.step, Problem(MANIFEST, None, str(entry.error))) for entry in damaged]
-        for each in chosen:
-            try:
-                found = self._steps.with_step(each, self.verify_reads, lambda it: it.verify(full=full, progress=self.progress))
-            except CorruptCheckpointError as error:
-                found = [Problem(error.file or TREE, error.tensor, str(error))]
-            except StepNotFoundError:
-                if wanted is not None:
-                    raise
-                continue  # retention does not wait for a verification of all
-            steps.append(each)
-            problems += [(each, problem) for problem in found]
-        return VerifyReport(tuple(steps), tuple(problems))
+        return self._steps.verify(wanted, self.verify_reads, full=full, progress=self.progress)
 
     # ---- keeping
 
@@ -315,40 +287,60 @@ class CheckpointManager:
         """Removes a step: first from its record, then its files. A damaged record is removed too, its files left to `sweep`.
 
         Raises:
-            StepNotFoundError: no such step.
+            StepNotFoundError: no such step, or it is another tool's.
         """
         step = checked_step(step)
         names = self._steps.names(step)
-        if not [name for name in names if commit.delete(self.folder, name, step, corrupt_ok=True)]:
-            raise self._steps.not_found(step, self._steps.committed()[0])
-        self._write_run_files()
+        with self._hints.deleting(step, names):
+            deleted = [name for name in names if commit.delete(self.folder, name, step, corrupt_ok=True)]
+        if not deleted:
+            raise self._steps.not_found(step, self._steps.steps())
 
     def pin(self, step: int, name: str) -> None:
         """Keeps a step from retention until the pin of that name is taken out. Raises StepNotFoundError."""
-        known = self._steps.find(checked_step(step))
+        known = self._steps.find_own(checked_step(step))
         commit.pin(self.folder, known.found.name, known.info.step, name)
 
     def unpin(self, step: int, name: str) -> None:
         """Takes a pin out; one that is not there is fine. Raises StepNotFoundError."""
-        known = self._steps.find(checked_step(step))
+        known = self._steps.find_own(checked_step(step))
         commit.unpin(self.folder, known.found.name, known.info.step, name)
 
     def plan(self) -> Plan:
-        """What `collect` would keep and remove now, with the reasons. Changes nothing."""
-        return plan(self.retention, self.steps())
+        """What `collect` would keep and remove now, with the reasons. Changes nothing. Steps of other tools are not in it."""
+        return plan(self.retention, [known.info for known in self._steps.steps().committed])
 
     def collect(self) -> Plan:
         """Applies retention and returns the plan it carried out.
 
         A step that was pinned, overwritten or deleted since the plan was made is left for the next time.
         """
-        committed, _ = self._steps.committed()
-        decided = plan(self.retention, [known.info for known in committed])
+        steps = self._steps.steps()
+        decided = plan(self.retention, [known.info for known in steps.committed])
         dropped = {info.order for info in decided.dropped}
-        if dropped:
-            commit.collect(self.folder, [known.found for known in committed if known.info.order in dropped])
-        self._write_run_files()
+        victims = [known for known in steps.committed if known.info.order in dropped]
+        left = [known for known in steps.known if known.info.order not in dropped]
+        with self._hints.without(victims, left):
+            commit.collect(self.folder, [known.found for known in victims])
         return decided
+
+    def adopt(self, step: int | None = None) -> list[StepInfo]:
+        """Makes a committed step of one that another tool wrote (of all of them, with None), and gives what it made.
+
+        The files are copied byte for byte, checked and committed, and only then are the originals deleted. The step restores
+        as before, keeps its time, stays older than all that ckptmgr saved, and is now subject to retention, which runs at
+        the end. If this is interrupted nothing is lost, and to adopt again finishes it. With None, a damaged step is
+        warned about and left as it is.
+
+        Raises:
+            StepNotFoundError: no such step.
+            StepExistsError: the step is committed, and was not adopted.
+            CorruptCheckpointError, UnsafeCheckpointError: the step asked for is damaged, or has tensors elsewhere; it stays.
+        """
+        wanted = None if step is None else checked_step(step)
+        adopted = Adoption(self._steps, lambda: self.run, self._hints.refresh, self.progress).adopt(wanted)
+        self._collect_after(f"{len(adopted)} steps are adopted")
+        return adopted
 
     def sweep(self, grace: timedelta | float = timedelta(hours=1), *, empty_records: bool = False) -> Swept:
         """Removes what interrupted saves left, once it has shown no sign of life for ``grace`` (seconds, or a timedelta).
@@ -356,6 +348,7 @@ class CheckpointManager:
         Committed steps, foreign files and saves in progress are not touched. ``empty_records`` also removes the empty
         records that deletes leave on stores without a conditional remove; only when nobody is saving.
         """
+        self._hints.refresh()  # of saves and deletes that died they may name what goes now
         grace_s = grace.total_seconds() if isinstance(grace, timedelta) else float(grace)
         return sweeping.sweep(self.folder, self.naming, grace_s=grace_s, empty_records=empty_records)
 
@@ -377,8 +370,9 @@ class CheckpointManager:
         result, skipped = self._steps.with_newest(self.verify_reads, use, stacklevel=3)
         return result._replace(report=replace(result.report, skipped=tuple(skipped)))
 
-    def _write_run_files(self) -> None:
-        # Hints for other tools, after the fact: the records alone are the truth.
-        if isinstance(self.backend, RunFiles):
-            for name, data in self.backend.run_files(self.steps()).items():
-                self.folder.write(name, data)
+    def _collect_after(self, done: str) -> None:
+        try:
+            self.collect()
+        except OSError as error:
+            error.add_note(f"{done}; removing older steps after it failed")
+            raise

@@ -10,10 +10,14 @@ JSON = Any  # None, bool, int, float, str, list of JSON, dict of str to JSON
 
 @dataclass(frozen=True, slots=True)
 class StepInfo:
-    """One committed step. ``order`` is the order of saves: the largest is the latest.
+    """One step of a run. ``order`` is the order of saves: the largest is the latest.
 
     ``nbytes`` counts all files of the step; ``created`` is an aware UTC datetime, for humans and
     time-based retention only; ``path`` is where the files lie (a local path or a URL).
+
+    ``is_foreign``: another tool wrote it into the run's folder, and it is no committed step. Then ``name`` is the stem of
+    its files, ``path`` the place of that stem, and ``created`` when its files were last changed; attempt and run are empty, and
+    its ``sequence`` is 0 or negative, which puts it before every step that ckptmgr has saved.
     """
 
     step: int
@@ -28,6 +32,7 @@ class StepInfo:
     pins: frozenset[str] = frozenset()
     name: str = ""
     path: str = ""
+    is_foreign: bool = False
 
     @property
     def order(self) -> tuple[int, int, str]:

@@ -100,6 +100,19 @@ def test_ls_of_steps_with_other_names_says_which_names_it_knows(tmp_path: Path) 
     assert "'step-{step:08d}'" in call("ls", tmp_path).stderr
 
 
+def test_ls_show_and_gc_mark_steps_of_other_tools(run: Path) -> None:
+    save(run / "ckpt-50.safetensors", {"w": np.zeros(3)})
+
+    rows = [row.split() for row in call("ls", run).stdout.splitlines()]
+    assert (rows[1][0], rows[1][-2:]) == ("50", ["safetensors", "(foreign)"])
+    assert [info["is_foreign"] for info in document("ls", run)["steps"]] == [True, False, False, False, False]
+    assert "by another tool (foreign)" in call("show", run, "--step", 50).stdout
+    done = call("gc", run, "--keep-last", 1, "--yes")
+    assert "left alone, of other tools: 1 step" in done.stdout
+    assert "deleted 2 of 4 steps" in done.stdout
+    assert (run / "ckpt-50.safetensors").exists()
+
+
 # ---- show
 
 

@@ -153,6 +153,6 @@ def test_snapshot_looks_again_when_a_listed_step_has_only_a_claim_left(monkeypat
         return look(folder, name, step)
 
     monkeypatch.setattr(ledger, "look", slow)
-    found, _ = ledger.snapshot(root, NAMING)
+    found = ledger.snapshot(root, NAMING).found
 
     assert [each.step for each in found if each.record.manifest] == [2]

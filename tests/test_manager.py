@@ -336,7 +336,10 @@ def test_run_files_of_a_backend_are_written_after_commit_and_collect(tmp_path):
 
     class Pointing(SafetensorsBackend):
         def run_files(self, steps):
-            return {"latest": str(steps[-1].step).encode() if steps else b"none"}
+            return {"latest": str(steps[-1][1].step).encode() if steps else b"none"}
+
+        def run_order(self, folder):
+            return []
 
     manager = CheckpointManager(tmp_path, backend=Pointing(), retention=KeepLast(1))
     for step in (1, 2):

@@ -1,11 +1,11 @@
 """``ckptmgr ls``: the steps of a run."""
 
-from ckptmgr.cli.output import AsJSON, complain, emit_json, emit_table, metrics, size, step_json, when
+from ckptmgr.cli.output import AsJSON, complain, emit_json, emit_table, metrics, origin, size, step_json, when
 from ckptmgr.cli.target import DEFAULT_NAMING, RunURL, Template, run
 
 
 def list_steps(url: RunURL, template: Template = DEFAULT_NAMING, as_json: AsJSON = False) -> None:
-    """List the steps of a run, oldest save first: the last one is the latest."""
+    """List the steps of a run, oldest save first: the last one is the latest. Those of other tools are marked foreign."""
     with run(url, template) as manager:
         steps = manager.steps()
     if as_json:
@@ -18,7 +18,7 @@ def list_steps(url: RunURL, template: Template = DEFAULT_NAMING, as_json: AsJSON
                 str(info.step),
                 when(info.created),
                 size(info.nbytes),
-                info.backend,
+                origin(info),
                 metrics(info.metrics),
                 " ".join(sorted(info.pins)),
             )

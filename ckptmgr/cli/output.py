@@ -104,6 +104,11 @@ def metrics(values: Mapping[str, float]) -> str:
     return "  ".join(f"{name}={value:.6g}" for name, value in values.items())
 
 
+def origin(info: StepInfo) -> str:
+    """The format of a step, and whether another tool wrote it."""
+    return f"{info.backend} (foreign)" if info.is_foreign else info.backend
+
+
 def step_json(info: StepInfo) -> dict[str, JSON]:
     """All that is known of a step."""
     return {
@@ -119,6 +124,7 @@ def step_json(info: StepInfo) -> dict[str, JSON]:
         "pins": sorted(info.pins),
         "name": info.name,
         "path": info.path,
+        "is_foreign": info.is_foreign,
     }
 
 

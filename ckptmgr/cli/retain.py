@@ -31,13 +31,15 @@ def collect(  # one option a policy
 ) -> None:
     """Delete the steps that no option keeps, after showing the plan with its reasons and asking.
 
-    The newest step and pinned ones always stay.
+    The newest step and pinned ones always stay, and so do the steps of other tools.
     """
     wanted = policy.retention(last, every, interval, within, best, most)
     with run(url, template, retention=wanted) as manager:
         plan = manager.plan()
         if not as_json:
             emit_table(("", "step", "saved", "size", "why"), plan_rows(plan), numbers=("step", "size"))
+            if others := sum(info.is_foreign for info in manager.steps()):
+                emit(f"left alone, of other tools: {counted(others, 'step')}")
         if not dry_run and plan.dropped:
             _confirm(f"Delete {len(plan.dropped)} of {len(plan)} steps?", yes)
             # The steps are read anew and may have changed while somebody read the question.

@@ -90,7 +90,7 @@ def _facts(opened: Checkpoint) -> Iterator[tuple[str, str]]:
     info = opened.info
     if info is not None:
         yield "step", str(info.step)
-        yield "saved", f"{when(info.created)}  by run {info.run}"
+        yield "saved", f"{when(info.created)}  by {'another tool (foreign)' if info.is_foreign else f'run {info.run}'}"
         yield "path", info.path
         if info.pins:
             yield "pins", " ".join(sorted(info.pins))
