@@ -4,6 +4,7 @@ import json
 import os
 import statistics
 import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -16,12 +17,20 @@ class Sample:
     extra_nbytes: int
 
 
-def sample(call: Callable[[], object]) -> Sample:
-    """Runs ``call`` in a fresh fork, so that nothing is warmed or leaked from one sample to the next."""
+def sample(call: Callable[[], object], *, prepare: Callable[[], object] | None = None) -> Sample:
+    """Runs ``call`` in a fresh fork, so that nothing is warmed or leaked from one sample to the next.
+
+    With ``prepare`` the child runs that first, before the clock starts; memory is counted after it.
+
+    Raises:
+        RuntimeError: the call failed.
+    """
     receive, send = os.pipe()
     child = os.fork()
     if not child:
         try:
+            if prepare is not None:
+                prepare()
             _reset_peak()
             before = _memory("VmRSS")
             begun = time.perf_counter()
@@ -29,6 +38,9 @@ def sample(call: Callable[[], object]) -> Sample:
             seconds = time.perf_counter() - begun
             os.write(send, json.dumps([seconds, max(_memory("VmHWM") - before, 0)]).encode())
             del result
+        except BaseException:
+            traceback.print_exc()
+            raise
         finally:
             os._exit(0)
     os.close(send)
@@ -40,12 +52,14 @@ def sample(call: Callable[[], object]) -> Sample:
     return Sample(*json.loads(text))
 
 
-def interleaved(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[Sample]]:
+def interleaved(
+    calls: Mapping[str, Callable[[], object]], rounds: int, *, prepare: Callable[[], object] | None = None
+) -> dict[str, list[Sample]]:
     """``rounds`` samples of each call, in turn, so that a drift of the machine meets all of them."""
     samples: dict[str, list[Sample]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            samples[name].append(sample(call))
+            samples[name].append(sample(call, prepare=prepare))
     return samples
 
 
