@@ -3,7 +3,7 @@
 Both are a `TensorSource`. A managed step needs no format parser: its ``tree.json`` says where every tensor lies.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
@@ -103,8 +103,8 @@ class Checkpoint:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors, tied ones once."""
-        return sum(spec.nbytes for spec in self.specs.values())
+        """Bytes of all tensors, tied ones once, without those whose entries are damaged."""
+        return sum(spec.nbytes for spec in _understood(self.specs)[0].values())
 
     @property
     def files(self) -> tuple[FileEntry, ...]:
@@ -205,7 +205,8 @@ class Checkpoint:
         A foreign file without checksums can only be read through. Its structure and sizes were checked when it was opened.
         """
         if self._folder is None:
-            return self._read_through(progress) if full else []
+            specs, problems = _understood(self.specs)
+            return problems + (self._read_through(specs, progress) if full else [])
         entries = [(entry.name, entry.nbytes, entry.crc32c) for entry in self._files]
         with self._explained():
             problems = transfer.check(self._folder, entries, places=self._places(), full=full, progress=progress)
@@ -226,18 +227,23 @@ class Checkpoint:
     def __repr__(self) -> str:
         return f"<Checkpoint {self.location!r}: {len(self.specs)} tensors, {self.nbytes} bytes, {self.backend}>"
 
-    def _read_through(self, progress: Progress | None) -> list[Problem]:
+    def _read_through(self, specs: Mapping[str, TensorSpec], progress: Progress | None) -> list[Problem]:
         problems: list[Problem] = []
-        done = 0
-        for names in _batches(self.specs):
-            try:
-                transfer.read(self._source, map(Want, names))
-            except CorruptCheckpointError as error:
-                problems.append(Problem(error.file or self.location, error.tensor, str(error)))
-            done += sum(self.specs[name].nbytes for name in names)
+        done, total = 0, sum(spec.nbytes for spec in specs.values())
+        for names in _batches(specs):
+            if self._damage(names) is not None:
+                problems += [problem for name in names if (problem := self._damage([name])) is not None]
+            done += sum(specs[name].nbytes for name in names)
             if progress is not None:
-                progress(done, self.nbytes)
+                progress(done, total)
         return problems
+
+    def _damage(self, names: Iterable[str]) -> Problem | None:
+        try:
+            transfer.read(self._source, map(Want, names))
+        except CorruptCheckpointError as error:
+            return Problem(error.file or self.location, error.tensor, str(error))
+        return None
 
     def _places(self) -> dict[str, list[Place]]:
         places: dict[str, list[Place]] = {}
@@ -310,6 +316,18 @@ def open_files(backend: Backend, folder: Folder, path: str, *, verify: Verify = 
     """A file or file set in the backend's own format, ours or foreign."""
     source = backend.open(folder, path)
     return Checkpoint(source, source.metadata.get(SKELETON), backend=backend.name, location=folder.location(path), verify=verify)
+
+
+def _understood(specs: Mapping[str, TensorSpec]) -> tuple[dict[str, TensorSpec], list[Problem]]:
+    """The specs that can be told, and what is wrong with the entries of the others."""
+    found: dict[str, TensorSpec] = {}
+    problems: list[Problem] = []
+    for name in specs:
+        try:
+            found[name] = specs[name]
+        except CorruptCheckpointError as error:
+            problems.append(Problem(error.file or "", error.tensor or name, str(error)))
+    return found, problems
 
 
 def _batches(specs: Mapping[str, TensorSpec]) -> Iterator[list[str]]:

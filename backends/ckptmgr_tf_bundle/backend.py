@@ -81,14 +81,15 @@ class TFBundleBackend:
         return open_source(bundle, Origin(file, place.folder.location(file)), self.names)
 
     def run_files(self, steps: Sequence[tuple[str, StepInfo]]) -> Mapping[str, bytes]:
-        """The ``checkpoint`` file, with a relative path: `tf.train.latest_checkpoint` finds the last of the steps.
+        """The ``checkpoint`` file, with relative paths: `tf.train.latest_checkpoint` finds the last of the steps.
 
-        It names no other step: TensorFlow's own manager takes over what is listed there, and deletes what it need not keep.
+        Besides it names the steps that TensorFlow itself wrote, in their order, and no other: TensorFlow's own manager takes
+        over what is listed there, and deletes what it need not keep.
         """
         if not steps:
             return {}
-        latest = steps[-1][0]
-        return {locate.STATE: statefile.format(statefile.State(latest, ()))}
+        theirs = tuple(stem for stem, info in steps if info.is_foreign)
+        return {locate.STATE: statefile.format(statefile.State(steps[-1][0], theirs))}
 
     def run_order(self, folder: Folder) -> Sequence[str]:
         """The prefixes that the ``checkpoint`` file names, the latest last; none if it cannot be read."""

@@ -24,6 +24,7 @@ from ckptmgr_tf_bundle.slices import boxes, slice_key
 
 INDEX = ".index"
 _MAX_INDEX_NBYTES = 256 << 20
+_STRAY_SLICES = 1024  # of damaged checkpoints: slices that lack their own entry
 _MAX_EXTENTS = 1024  # of one tensor; those in more slices, which nobody writes, are joined here
 
 
@@ -146,6 +147,33 @@ class Bundle:
         one, other = self._entry(first), self._entry(second)
         return one == other and (not one.slices or self._pieces(one, first) == self._pieces(other, second))
 
+    def shared(self, keys: Iterable[str]) -> Mapping[str, str]:
+        """Of these keys those whose entry says the same as that of an earlier one, with that: they are one tensor.
+
+        Raises:
+            CorruptCheckpointError: the tensors claim more bytes than the files hold, so some of them share bytes otherwise.
+        """
+        first: dict[Entry, str] = {}
+        same: dict[str, str] = {}
+        claimed = 0
+        for key in keys:
+            entry = self._entries.get(key)
+            if entry is None or not self._is_inside(entry):
+                continue  # it tells so when it is asked for
+            nbytes = self.specs[key].nbytes if entry.slices else entry.nbytes
+            if nbytes and not entry.slices and first.setdefault(entry, key) != key:
+                same[key] = first[entry]
+            else:
+                claimed += nbytes
+        held = sum(nbytes for file, nbytes in self._sizes.items() if not file.endswith(INDEX))
+        if claimed > held:
+            raise self._origin.corrupt(f"its tensors claim {claimed} bytes, and its data files hold {held}")
+        return same
+
+    def _is_inside(self, entry: Entry) -> bool:
+        file = self._file(entry.shard)
+        return bool(entry.slices) or entry.offset + entry.nbytes <= self._sizes.get(file, -1)
+
     def _entry(self, key: str) -> Entry:
         if key in self.specs:
             _ = self.specs[key]  # raises, if the entry is broken
@@ -184,13 +212,16 @@ class Bundle:
         return found
 
     def _placed(self, entry: Entry, key: str, box: Box | None = None) -> _Piece:
-        file = f"{self.prefix}.data-{entry.shard:05d}-of-{self.header.num_shards:05d}"
+        file = self._file(entry.shard)
         size, end = self._sizes.get(file), entry.offset + entry.nbytes
         if size is None:
             raise self._at(file).corrupt("its data file is missing (links do not count)", key)
         if end > size:
             raise self._at(file).corrupt(f"its bytes end at {end}, the file at {size}: the file was cut off", key)
         return _Piece(entry, file, box)
+
+    def _file(self, shard: int) -> str:
+        return f"{self.prefix}.data-{shard:05d}-of-{self.header.num_shards:05d}"
 
     def _at(self, file: str) -> Origin:
         return Origin(file, self.folder.location(file))
@@ -222,8 +253,9 @@ class Bundle:
     def _strings(self, piece: _Piece, key: str) -> np.ndarray[Any, Any]:
         entry, file, _ = piece
         count = math.prod(entry.shape)
+        stored = self._bytes(piece, key)
         try:
-            values = stringtensor.decode(self._bytes(piece, key), count, entry.crc32c, self.header.is_big_endian)
+            values = stringtensor.decode(stored, count, entry.crc32c, self.header.is_big_endian)
         except ValueError as error:
             raise self._at(file).corrupt(str(error), key) from error
         array = np.empty(count, object)
@@ -259,7 +291,7 @@ def open_bundle(folder: Folder, prefix: str, *, is_exact: bool = False) -> Bundl
         raise origin.corrupt("it was cut off while it was read") from error
     header = parse_header(items[0][1], origin)
     hidden = {key: value for key, value in items[1:] if key[0] == 0}
-    found = _entries((pair for pair in items[1:] if pair[0][0] != 0), header, origin)
+    found = _entries((pair for pair in items[1:] if pair[0][0] != 0), header, origin, len(hidden) + _STRAY_SLICES)
     entries = {key: entry for key, entry in found.items() if isinstance(entry, Entry)}
     variants = {key: entry for key, entry in entries.items() if entry.dtype == VARIANT}
     specs = {
@@ -270,14 +302,20 @@ def open_bundle(folder: Folder, prefix: str, *, is_exact: bool = False) -> Bundl
     return Bundle(folder, prefix, header, [*found], Specs(specs), variants, is_exact, origin, entries, hidden, sizes)
 
 
-def _entries(items: Iterable[tuple[bytes, bytes]], header: Header, origin: Origin) -> dict[str, Entry | CorruptCheckpointError]:
-    """Each entry by its key, or what is wrong with it. A key that is no text has its `repr`, where no other is called so."""
+def _entries(
+    items: Iterable[tuple[bytes, bytes]], header: Header, origin: Origin, slices: int
+) -> dict[str, Entry | CorruptCheckpointError]:
+    """Each entry by its key, or what is wrong with it. A key that is no text has its `repr`, where no other is called so.
+
+    All of them have at most ``slices`` slices together: each slice needs an entry of its own.
+    """
     found: dict[str, Entry | CorruptCheckpointError] = {}
     for raw, value in items:
         key = ""
         try:
             key = raw.decode()
-            found[key] = parse_entry(value, key, header, origin)
+            entry = found[key] = parse_entry(value, key, header, origin, most_slices=slices)
+            slices -= len(entry.slices)
         except UnicodeDecodeError:
             found.setdefault(repr(raw), origin.corrupt("its key is no UTF-8", repr(raw)))
         except CorruptCheckpointError as error:

@@ -76,8 +76,8 @@ def parse_header(value: bytes, origin: Origin) -> Header:
     return Header(header.num_shards, header.endianness == _BIG)
 
 
-def parse_entry(value: bytes, key: str, header: Header, origin: Origin) -> Entry:
-    """The entry of ``key``, checked as far as that goes without knowing the files.
+def parse_entry(value: bytes, key: str, header: Header, origin: Origin, *, most_slices: int = _MAX_ENTRY_NBYTES) -> Entry:
+    """The entry of ``key``, checked as far as that goes without knowing the files. It may have ``most_slices`` slices.
 
     Raises:
         CorruptCheckpointError: it is no entry, has a dtype or a shape that no array has, or a place in no file.
@@ -89,7 +89,7 @@ def parse_entry(value: bytes, key: str, header: Header, origin: Origin) -> Entry
     except DecodeError as error:
         raise origin.corrupt("its entry is no protobuf message of that kind", key) from error
     try:
-        return _checked(message, header.num_shards)
+        return _checked(message, header.num_shards, most_slices)
     except ValueError as error:
         raise origin.corrupt(str(error), key) from error
 
@@ -123,7 +123,7 @@ def varint(number: int) -> bytes:
     return bytes(groups)
 
 
-def _checked(message: Any, num_shards: int) -> Entry:
+def _checked(message: Any, num_shards: int, most_slices: int) -> Entry:
     """The entry in a message. Raises ValueError, with the reason."""
     shape = message.shape
     if shape.unknown_rank or len(shape.dim) > MAX_RANK:
@@ -132,6 +132,8 @@ def _checked(message: Any, num_shards: int) -> Entry:
     dtype, shard, offset, nbytes = message.dtype, message.shard_id, message.offset, message.size
     expected = _nbytes(dtype, dims)
     if message.slices:
+        if len(message.slices) > most_slices:
+            raise ValueError(f"it has {len(message.slices)} slices, and the index entries for at most {most_slices}")
         slices = tuple([_extents(one) for one in message.slices])
         return Entry(dtype, dims, shard, offset, nbytes, unmask(message.crc32c), slices)
     if not 0 <= shard < num_shards:

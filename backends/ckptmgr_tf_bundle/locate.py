@@ -5,8 +5,9 @@ The law: nothing outside the folder that was named is ever opened, whatever a ``
 Source: TensorFlow's checkpoint_management.py (`latest_checkpoint`) and loader_impl.py.
 """
 
+import functools
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from ckptmgr.backend import Folder
@@ -21,6 +22,7 @@ V1_TAIL = bytes.fromhex("57fb808b247547db")  # a whole V1 checkpoint is one tabl
 
 _DATA = re.compile(r"(?P<stem>.+)\.data-[0-9]{5,}-of-[0-9]{5,}", re.DOTALL)
 _STATE_NBYTES = 4 << 20
+_BELOW, _DEPTH = 100, 64  # of a state file's entries that lie in other folders: how many are looked for, and how deep
 # A V1 file is one table, whose first value is one long field 1 under the empty key.
 _V1_HEAD = re.compile(rb"\x00\x00[\x80-\xff]{0,4}[\x01-\x7f]\x0a", re.DOTALL)
 
@@ -140,7 +142,7 @@ def _of_folder(folder: Folder, files: Collection[str]) -> Place:
         state = state_of(folder) if STATE in files else None
     except CorruptCheckpointError as error:
         state, trouble = None, error
-    if state is not None and (latest := _newest_there(folder, stems_in(state, folder))):
+    if state is not None and (latest := _newest_there(folder, files, stems_in(state, folder))):
         return latest
     stems = [stem for stem in file_sets(files) if stem + INDEX in files]
     if len(stems) == 1:
@@ -155,12 +157,16 @@ def _of_folder(folder: Folder, files: Collection[str]) -> Place:
     )
 
 
-def _newest_there(folder: Folder, stems: Iterable[str]) -> Place | None:
-    for stem in reversed([*stems]):
+def _newest_there(folder: Folder, files: Collection[str], stems: Sequence[str]) -> Place | None:
+    """The newest of the prefixes whose index is there; of those in folders below, only few are looked for."""
+    below = 0
+    for stem in reversed(stems):
         *folders, prefix = stem.split("/")
-        inside = folder
-        for name in folders:
-            inside = inside.folder(name)
-        if inside.head(prefix + INDEX) is not None:
-            return Place(inside, prefix)
+        if not folders and prefix + INDEX in files:
+            return Place(folder, prefix)
+        below += bool(folders)
+        if folders and below <= _BELOW and len(folders) <= _DEPTH:
+            inside = functools.reduce(Folder.folder, folders, folder)
+            if inside.head(prefix + INDEX) is not None:
+                return Place(inside, prefix)
     return None

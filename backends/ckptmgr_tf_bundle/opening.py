@@ -26,7 +26,10 @@ def open_source(bundle: Bundle, origin: Origin, naming: Naming) -> BundleSource:
         bundle = replace(bundle, is_exact=True)
     keys = [*bundle.specs, *bundle.variants]
     if naming == "keys":
-        return BundleSource(bundle, {key: key for key in bundle.specs}, variants={key: key for key in bundle.variants})
+        same = bundle.shared(bundle.specs)
+        return BundleSource(
+            bundle, {key: key for key in bundle.specs if key not in same}, same, variants={key: key for key in bundle.variants}
+        )
     carried = carried or Carriage()
     hidden = {GRAPH_KEY, carriage.KEY, *carried.added}
     names = _names(bundle, [key for key in keys if key not in hidden], origin)
@@ -35,6 +38,9 @@ def open_source(bundle: Bundle, origin: Origin, naming: Naming) -> BundleSource:
         raise origin.corrupt("two tensors have one name", carriage.KEY)
     by_name = {final[name]: key for name, key in names.keys.items()}
     tied = _tied(bundle, carried.aliases, by_name, origin)
+    same = bundle.shared(key for name, key in by_name.items() if name not in tied and key not in bundle.variants)
+    by_key = {key: name for name, key in by_name.items()}
+    tied = {**tied, **{by_key[key]: by_key[first] for key, first in same.items()}}
     aliases = {alias: tied.get(final[name], final[name]) for alias, name in names.aliases.items() if alias not in by_name}
     return BundleSource(
         bundle,

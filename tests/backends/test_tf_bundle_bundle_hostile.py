@@ -289,11 +289,21 @@ def test_slices_that_all_lie_in_the_same_bytes_make_no_tensor_of_any_size(tmp_pa
 
 
 def test_an_object_of_many_slices_without_data_is_refused_at_once(tmp_path: Path) -> None:
-    extents = [((i, 1), (j, 1)) for i in range(100) for j in range(100)]
+    extents = [((i, 1), (j, 1)) for i in range(30) for j in range(30)]
 
-    bundle = write(tmp_path, {b"a": build_slices(4, (100, 100), extents)}, {DATA: b""})
+    bundle = write(tmp_path, {b"a": build_slices(4, (30, 30), extents)}, {DATA: b""})
 
     refused(bundle, "a", "has no entry", "x.index")
+
+
+def test_entries_may_not_have_more_slices_than_the_index_has_entries_for(tmp_path: Path) -> None:
+    extents = [((i, 1),) for i in range(1000)]
+
+    bundle = write(tmp_path, {key: build_slices(4, (1000,), extents) for key in (b"a", b"b")}, {DATA: b""})
+
+    refused(bundle, "a", "has no entry", "x.index")
+    with pytest.raises(CorruptCheckpointError, match="1000 slices, and the index entries for at most 24"):
+        bundle.specs["b"]
 
 
 def everything(folder: Folder, prefix: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,12 @@ import pytest
 
 import ckptmgr
 from ckptmgr import backend as backends
+from ckptmgr.checksum import crc32c
 from ckptmgr.errors import BackendNotFoundError, CorruptCheckpointError, UnsupportedTensorError
 from ckptmgr.storage import Folder, PosixStore
-from ckptmgr_tf_bundle import TFBundleBackend, statefile
+from ckptmgr_tf_bundle import TFBundleBackend, statefile, table
+from ckptmgr_tf_bundle.dtypes import CODES
+from ckptmgr_tf_bundle.entry import build_entry, build_header
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tf_bundle"
 KERAS = GOLDEN / "keras_small"
@@ -223,3 +227,54 @@ def loaded_epoch(folder: Path) -> int:
         for epoch in epochs
         if np.array_equal(kernel, ckptmgr.load(KERAS / f"training_2/cp-{epoch:04d}.ckpt")["layer_with_weights-0"]["kernel"])
     )
+
+
+def test_entries_of_the_same_bytes_are_one_tensor(tmp_path: Path) -> None:
+    data = np.arange(4, dtype=np.float32)
+    write(tmp_path, {f"w{index}": placed(data, offset=0) for index in range(3)}, data.tobytes())
+
+    with ckptmgr.open_checkpoint(tmp_path / "cp") as checkpoint:
+        assert checkpoint.aliases == {"w1": "w0", "w2": "w0"}
+        assert checkpoint.nbytes == 16
+
+
+def test_a_verification_names_every_damaged_tensor(tmp_path: Path) -> None:
+    data = np.arange(4, dtype=np.float32)
+    good = {f"w{index}": placed(data, offset=16 * index) for index in range(4)}
+    write(tmp_path, {**good, "broken": b"\xff\xff"}, data.tobytes() + bytes(16) + data.tobytes() + bytes(8))
+
+    with ckptmgr.open_checkpoint(tmp_path / "cp") as checkpoint:
+        assert [problem.tensor for problem in checkpoint.verify()] == ["broken", "w1", "w3"]
+        assert [problem.tensor for problem in checkpoint.verify(full=False)] == ["broken"]
+        assert checkpoint.nbytes == 64
+        assert "5 tensors, 64 bytes" in repr(checkpoint)
+        assert checkpoint.read("w2").tolist() == [0, 1, 2, 3]
+
+
+def test_tensors_that_claim_more_than_the_files_hold_are_refused(tmp_path: Path) -> None:
+    data = np.zeros(1 << 16, np.uint8)
+    write(tmp_path, {f"w{index}": placed(data[index:], offset=index) for index in range(3)}, data.tobytes())
+
+    with pytest.raises(CorruptCheckpointError, match="claim 196605 bytes, and its data files hold 65536"):
+        ckptmgr.open_checkpoint(tmp_path / "cp")
+
+
+def test_a_state_file_of_many_entries_in_other_folders_is_read_soon(tmp_path: Path) -> None:
+    copy(tmp_path, "cp-0005.ckpt")
+    state(tmp_path, *(f"a{index}/b" for index in range(50_000)))
+
+    begun = time.process_time()
+    with ckptmgr.open_checkpoint(tmp_path) as checkpoint:
+        assert KERNEL in checkpoint.specs
+
+    assert time.process_time() - begun < 1
+
+
+def placed(array: np.ndarray, offset: int) -> bytes:
+    return build_entry(CODES[array.dtype.name], array.shape, 0, offset, array.nbytes, crc32c(array))
+
+
+def write(folder: Path, entries: dict[str, bytes], data: bytes) -> None:
+    items = {b"": build_header(1), **{key.encode(): value for key, value in entries.items()}}
+    (folder / "cp.index").write_bytes(table.encode(sorted(items.items())))
+    (folder / "cp.data-00000-of-00001").write_bytes(data)
