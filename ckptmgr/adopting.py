@@ -4,8 +4,8 @@ A file set is copied byte for byte into an attempt of its own, checked, and comm
 at any moment the step is there, whole, as the other tool's, or as ours, or as both. What is left of the originals if that
 is interrupted goes when the step is adopted again, if it still is what was committed.
 
-Nor does the order of steps ever change by it. Steps of other tools are older than ours, so the newest of them is adopted
-first.
+Nor does the order of steps ever change by it. Steps of other tools are older than all that are committed, so the newest of
+them is adopted first, and becomes the oldest of these.
 """
 
 import logging
@@ -20,7 +20,7 @@ from ckptmgr import commit, foreign, transfer
 from ckptmgr.box import Box
 from ckptmgr.checkpoint import SKELETON
 from ckptmgr.checksum import crc32c
-from ckptmgr.errors import CorruptCheckpointError, StepExistsError, StepNotFoundError, UnsafeCheckpointError
+from ckptmgr.errors import CorruptCheckpointError, StepExistsError, StepNotFoundError, UnsafeCheckpointError, shown
 from ckptmgr.finding import Committed, Run
 from ckptmgr.foreign import Foreign
 from ckptmgr.layout import Part
@@ -62,36 +62,34 @@ class Adoption:
         if known is None:
             raise self.run.not_found(step, steps)
         if isinstance(known, Foreign):
-            # Adopted before newer ones of its kind, it must not become newer than these.
-            return [self._adopted(known, len(steps.foreign) if known is steps.foreign[-1] else 0)]
+            _check_is_newest(known, steps.foreign)
+            return [self._adopted(known)]
         if ADOPTED in known.manifest.extra:
             return [known.info]
         raise StepExistsError(f"step {step} is committed already, in {known.info.path!r}: there is nothing to adopt", step=step)
 
     def _all(self, steps: Sequence[Foreign]) -> list[StepInfo]:
         adopted: list[StepInfo] = []
-        for rank, known in reversed([*enumerate(steps, 1)]):
+        for known in reversed(steps):
             try:
-                adopted.append(self._adopted(known, rank))
+                adopted.append(self._adopted(known))
             except (StepNotFoundError, StepExistsError) as error:  # somebody else was faster
                 log.info("step %d is not adopted: %s", known.info.step, error)
             except (CorruptCheckpointError, UnsafeCheckpointError) as error:
                 warnings.warn(f"step {known.info.step} is not adopted: {error}", RuntimeWarning, stacklevel=4)
         return adopted[::-1]
 
-    def _adopted(self, known: Foreign, rank: int) -> StepInfo:
+    def _adopted(self, known: Foreign) -> StepInfo:
         folder, step = self.run.folder, known.info.step
         with foreign.explained(folder, known), known.backend.open(folder, known.main) as source:
             content = _content(known, source, folder)
         attempt = commit.begin(folder, self._name(known), step, overwrite=False)
 
         def manifest(_: int) -> Manifest:
-            saved = [each.info.sequence for each in self.run.steps().committed if ADOPTED not in each.manifest.extra]
-            first_save = max(min(saved, default=rank + 1), 1)
             return Manifest(
                 step=step,
                 attempt=attempt.attempt,
-                sequence=min(rank, first_save - 1),
+                sequence=min([1, *(each.info.sequence for each in self.run.steps().committed)]) - 1,
                 run=self.run_id(),
                 created=known.info.created,
                 backend=known.backend.name,
@@ -135,6 +133,13 @@ class Adoption:
         """The file to open first: without it the rest is no step any more."""
         for name in reversed(names):
             self.run.folder.delete([name])
+
+
+def _check_is_newest(known: Foreign, steps: Sequence[Foreign]) -> None:
+    newer = [other.info.step for other in steps if other.info.order > known.info.order]
+    if newer:
+        text = f"step {known.info.step} would become newer than what other tools wrote after it ({shown(newer[::-1])})"
+        raise ValueError(f"{text}: adopt these first, in this order, or all with adopt()")
 
 
 class _Region(NamedTuple):

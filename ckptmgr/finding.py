@@ -5,10 +5,9 @@ that other tools wrote beside them (`foreign`) are older than all of them.
 """
 
 import logging
-import math
 import warnings
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from ckptmgr import foreign
@@ -119,10 +118,8 @@ class Run:
             steps[step.info.step] = step
         committed = sorted(steps.values(), key=lambda known: known.info.order)
         taken = steps.keys() | {entry.step for entry in unreadable}
-        others = foreign.find(self.folder, self.naming, files, own=self.backend, taken=taken)
-        # An adopted step has sequence 0 where it must not overtake others: among those the step decides.
-        lowest = min((known.info.step for known in committed if known.info.sequence == 0), default=math.inf)
-        others = [other._replace(info=replace(other.info, sequence=0)) if other.info.step > lowest else other for other in others]
+        oldest = min([0, *(known.info.sequence for known in committed)])
+        others = foreign.find(self.folder, self.naming, files, own=self.backend, taken=taken, below=oldest)
         return Steps(committed, others, unreadable, files)
 
     def name_of(self, step: int) -> str | None:

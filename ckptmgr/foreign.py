@@ -76,9 +76,11 @@ def find(
     *,
     own: Backend | None = None,
     taken: Collection[int] = (),
+    below: int = 0,
 ) -> list[Foreign]:
     """The steps among the files of the run's folder, but for the numbers in ``taken``, oldest first.
 
+    Their sequences are the last integers before ``below``.
     Those that a format's own hints name are the newest, in the order of the hints; before them the others by step. Of two for
     one step the newer counts, and a warning is logged.
     """
@@ -93,7 +95,7 @@ def find(
             log.warning(text, each.step, folder.location(), *_name(older), *_name(each))
     return [
         Foreign(each.backend, each.files, _info(folder, each, sequence))
-        for sequence, each in enumerate(chosen.values(), -len(chosen))
+        for sequence, each in enumerate(chosen.values(), below - len(chosen))
     ]
 
 

@@ -132,11 +132,11 @@ def change(folder: Folder, found: Found | Unreadable | None, new: Record) -> Ans
 
 
 def largest_sequence(root: Folder, naming: StepNaming) -> int:
-    """The largest sequence of any manifest as it is now, 0 if there is none."""
+    """The largest sequence of any manifest as it is now, and at least 0: only adopted steps have less."""
     found, unreadable = records(root, naming)
     for each in unreadable:
         logger.warning("the sequence of the next save leaves out step %d, because %s", each.step, each.error)
-    return max((each.record.manifest.sequence for each in found if each.record.manifest), default=0)
+    return max([0, *(each.record.manifest.sequence for each in found if each.record.manifest)])
 
 
 def tries() -> Iterator[int]:

@@ -328,13 +328,14 @@ class CheckpointManager:
         """Makes a committed step of one that another tool wrote (of all of them, with None), and gives what it made.
 
         The files are copied byte for byte, checked and committed, and only then are the originals deleted. The step restores
-        as before, keeps its time, stays older than all that ckptmgr saved, and is now subject to retention, which runs at
-        the end. If this is interrupted nothing is lost, and to adopt again finishes it. With None, a damaged step is
-        warned about and left as it is.
+        as before, keeps its time and its place in the order of steps, and is now subject to retention, which runs at
+        the end. If this is interrupted nothing is lost, and to adopt again finishes it. With None, a damaged step is warned
+        about and left as it is, the oldest of all.
 
         Raises:
             StepNotFoundError: no such step.
             StepExistsError: the step is committed, and was not adopted.
+            ValueError: other tools wrote newer steps, which the step asked for would overtake: adopt these first.
             CorruptCheckpointError, UnsafeCheckpointError: the step asked for is damaged, or has tensors elsewhere; it stays.
         """
         wanted = None if step is None else checked_step(step)

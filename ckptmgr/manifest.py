@@ -19,7 +19,7 @@ from typing import Self
 
 from ckptmgr.checksum import crc32c
 from ckptmgr.errors import FormatVersionError
-from ckptmgr.fields import Fields, plain_json
+from ckptmgr.fields import MAX_INT, Fields, plain_json
 from ckptmgr.step import JSON, StepInfo
 
 MANIFEST = "manifest.json"  # the name of the record
@@ -164,7 +164,7 @@ class Manifest:
         manifest = cls(
             step=fields.count("step", most=None),
             attempt=fields.matching("attempt", ATTEMPT),
-            sequence=fields.count("sequence"),
+            sequence=_sequence(fields),
             run=fields.text("run"),
             created=_time(fields.text("created")),
             backend=fields.text("backend"),
@@ -197,6 +197,14 @@ def check_version(fields: Fields) -> None:
 
 def _canonical_crc32c(fields: Mapping[str, JSON]) -> int:
     return crc32c(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode())
+
+
+def _sequence(fields: Fields) -> int:
+    """An integer, which is negative in steps that were adopted."""
+    value = fields.optional("sequence")
+    if type(value) is not int or abs(value) > MAX_INT:  # exactly: true is no integer
+        fields.refuse("sequence", value)
+    return value
 
 
 def _time(text: str) -> datetime:

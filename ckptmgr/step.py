@@ -17,7 +17,7 @@ class StepInfo:
 
     ``is_foreign``: another tool wrote it into the run's folder, and it is no committed step. Then ``name`` is the stem of
     its files, ``path`` the place of that stem, and ``created`` when its files were last changed; attempt and run are empty, and
-    its ``sequence`` is 0 or negative, which puts it before every step that ckptmgr has saved.
+    its ``sequence`` is negative and puts it before all committed steps.
     """
 
     step: int

@@ -1,4 +1,6 @@
-"""Death and failure at every system call of an adoption: no step is lost or changed, and to adopt again finishes the work."""
+"""Death and failure at every system call of an adoption: no step is lost or changed, nor is their order, and to adopt again
+finishes the work.
+"""
 
 import errno
 import shutil
@@ -14,9 +16,11 @@ from ckptmgr import CheckpointManager
 
 
 def run_of_others(root: Path) -> None:
+    """Steps whose order runs against their numbers, and one of ours after them."""
     for step in (1, 2):
         write_foreign(root, f"ckpt-{step}", tensors(step))
-    (root / "latest").write_text("ckpt-1\nckpt-2\n")
+    (root / "latest").write_text("ckpt-2\nckpt-1\n")
+    CheckpointManager(root, backend=PointingBackend()).save(3, tensors(3))
 
 
 def tensors(step: int) -> dict[str, np.ndarray]:
@@ -34,8 +38,8 @@ def adopt(root: Path) -> None:
 def check(root: Path) -> None:
     """Nothing is lost, hints name what is there, and to adopt again finishes the work."""
     manager = CheckpointManager(root, backend=PointingBackend())
-    assert [info.step for info in manager.steps()] == [1, 2]
-    assert all(is_whole(manager.restore(step).state, step) for step in (1, 2))
+    assert [info.step for info in manager.steps()] == [2, 1, 3]
+    assert all(is_whole(manager.restore(step).state, step) for step in (1, 2, 3))
     assert all((root / f"{stem}.idx").exists() for stem in (root / "latest").read_text().splitlines())
 
     manager.adopt()
@@ -43,12 +47,11 @@ def check(root: Path) -> None:
 
     expected = {".ckptmgr.lock", "latest"}
     for info in manager.steps():
-        place = f"{info.name}/a-{info.attempt}"
-        expected |= {f"{info.name}/manifest.json", *(f"{place}/{name}" for name in (f"ckpt-{info.step}.bin", "tree.json"))}
-        expected.add(f"{place}/ckpt-{info.step}.idx")
+        place, stem = f"{info.name}/a-{info.attempt}", "model" if info.step == 3 else f"ckpt-{info.step}"
+        expected |= {f"{info.name}/manifest.json", *(f"{place}/{name}" for name in (f"{stem}.bin", f"{stem}.idx", "tree.json"))}
     assert {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()} == expected
-    assert [(info.step, info.is_foreign) for info in manager.steps()] == [(1, False), (2, False)]
-    assert all(is_whole(manager.restore(step).state, step) for step in (1, 2))
+    assert [(info.step, info.is_foreign) for info in manager.steps()] == [(2, False), (1, False), (3, False)]
+    assert all(is_whole(manager.restore(step).state, step) for step in (1, 2, 3))
     assert manager.verify().ok
 
 
