@@ -13,6 +13,7 @@ from ckptmgr.box import Box
 from ckptmgr.checksum import combine, crc32c
 from ckptmgr.errors import BackendNotFoundError, MissingDependencyError, shown
 from ckptmgr.layout import Contents, Digest, Extent, FileLayout, Late, Layout, Part, Path, Scalar
+from ckptmgr.manifest import MANIFEST
 from ckptmgr.raw import read_raw
 from ckptmgr.source import Nested, TensorSource, paths_of
 from ckptmgr.spec import PackedArray, TensorSpec, dtype_name, numpy_dtype, tensor_spec
@@ -24,6 +25,7 @@ __all__ = [
     "Backend",
     "Box",
     "Contents",
+    "Described",
     "Digest",
     "Extent",
     "FileLayout",
@@ -37,6 +39,7 @@ __all__ = [
     "RunFiles",
     "Scalar",
     "StepInfo",
+    "Templated",
     "TensorSource",
     "TensorSpec",
     "available",
@@ -53,6 +56,7 @@ __all__ = [
 
 GROUP = "ckptmgr.backends"
 HEAD_NBYTES = 4096  # of a file, shown to `Backend.recognizes`
+_OF_A_RUN = "of a run, open one step's folder, or use CheckpointManager"
 
 
 class Backend(Protocol):
@@ -108,6 +112,26 @@ class RunFiles(Protocol):
         """Stems that the hints in a run's folder name, oldest save first; empty if there are none that can be read."""
 
 
+@runtime_checkable
+class Templated(Protocol):
+    """A backend that can write a copy of a whole-model file with other tensors in it, and everything else as it was."""
+
+    def with_template(self, template: TensorSource) -> Backend:
+        """The backend for single files like ``template``, which it has opened and which stays open while they are written.
+
+        Raises:
+            ValueError: it is not a file that can be copied so.
+        """
+
+
+@runtime_checkable
+class Described(Protocol):
+    """A backend whose files tell more of a model than its tensors, e.g. layers and optimizer in a file of Keras."""
+
+    def describe(self, metadata: Mapping[str, JSON]) -> Sequence[tuple[str, str]]:
+        """What the metadata of a file says, as titles of a word and lines of text for people; empty if it says nothing. Pure."""
+
+
 def available() -> list[str]:
     """Names of the installed backends, sorted; none of them is imported."""
     return sorted(_entry_points())
@@ -139,22 +163,21 @@ def detect(folder: Folder, path: str) -> Backend:
     """The backend that recognizes ``path`` in ``folder`` by its content.
 
     Raises:
-        FileNotFoundError: there is nothing at that path.
+        FileNotFoundError: there is nothing at that path, a run, or a file set whose index is missing.
         BackendNotFoundError: no backend that can be used recognizes it; the message says what to install for the others.
     """
     head = folder.head(path) if path else None
     first = folder.read_range(path, 0, min(head.nbytes, HEAD_NBYTES)) if head else b""
-    inside = folder.folder(path).list() if path and head is None else None
-    siblings = frozenset((inside if inside and (inside.files or inside.folders) else folder.list()).files)
+    inside = folder.folder(path) if path else folder
+    listing = None if head else inside.list()
+    if listing and not (listing.files or listing.folders):
+        listing = None
     # A name may be a file, a folder, or the prefix of a set of files.
-    if head is None and not (inside and inside.files) and not any(name.startswith(path) for name in siblings):
-        if inside and inside.folders:
-            raise FileNotFoundError(f"no checkpoint in {folder.location(path)!r}, only folders: of a run, open one step's folder")
-        raise FileNotFoundError(
-            f"nothing at {folder.location(path)!r} (links in a folder count only with storage_options={{'follow_links': True}})"
-        )
-    is_prefix = head is None and path != "" and inside is not None and not (inside.files or inside.folders)
-    names, unusable = available(), []
+    siblings = frozenset((listing or folder.list()).files)
+    is_prefix = head is None and path != "" and listing is None
+    if not head and not (any(name.startswith(path) for name in siblings) if is_prefix else siblings):
+        raise FileNotFoundError(_nothing(inside.location(), has_folders=listing is not None))
+    names, usable, unusable = available(), [], []
     for name in names:
         try:
             backend = find(name)
@@ -164,11 +187,30 @@ def detect(folder: Folder, path: str) -> Backend:
         # Only files whose names have no fixed ending are named by what their names begin with.
         if (not is_prefix or not backend.suffix) and backend.recognizes(path, first, siblings):
             return backend
+        usable.append(backend)
+    if any(_lacks_index(backend, None if listing else path, siblings) for backend in usable):
+        raise FileNotFoundError(
+            f"{inside.location()!r} has data files, and its index is missing: the save of it was interrupted or is in progress"
+        )
+    if listing and any(inside.folder(name).head(MANIFEST) for name in listing.folders):
+        raise FileNotFoundError(f"no checkpoint in {inside.location()!r}, only its steps: {_OF_A_RUN}")
     raise BackendNotFoundError(
-        f"no installed backend recognizes {folder.location(path)!r} (tried: {shown(names) or 'none'}): "
+        f"no installed backend recognizes {inside.location()!r} (tried: {shown(names) or 'none'}): "
         + ("; ".join(unusable) or "if it is a checkpoint, install the backend of its format"),
         available=names,
     )
+
+
+def _nothing(location: str, *, has_folders: bool) -> str:
+    if has_folders:
+        return f"no checkpoint in {location!r}, only folders: {_OF_A_RUN}"
+    return f"nothing at {location!r} (links in a folder count only with storage_options={{'follow_links': True}})"
+
+
+def _lacks_index(backend: Backend, path: str | None, names: Collection[str]) -> bool:
+    """Whether ``path`` means a file set (None: any) of which the file to open is not among ``names``."""
+    sets = backend.file_sets(names).items()
+    return any(files[-1] not in names and path in (None, stem, *files) for stem, files in sets)
 
 
 def _remedy(point: EntryPoint) -> str:

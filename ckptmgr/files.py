@@ -31,16 +31,25 @@ def save(
 ) -> list[str]:
     """Saves a state as one file, or as a file set in a folder (``url`` ends in ``/`` or is one), and gives the files' paths.
 
-    Each file is durable and appears whole under its name; an index comes last, and files of an older set of the same
-    name that the new one does not replace are removed. A flat ``{name: array}`` state makes a plain file of the format;
-    for anything else the file also carries what `load` needs to give the same state back.
+    Each file is durable and appears whole under its name, an index last. A flat ``{name: array}`` state makes a plain file
+    of the format; for anything else the file also carries what `load` needs to give the same state back.
 
-    A set of several files that replaces another is not atomic as a whole; use `CheckpointManager` for that.
+    One file replaces another at once. A set of several files that replaces an older one is first written beside it, which
+    takes the space of both, in files without names: until every byte is durable the older one is there, also if this fails.
+    Then its index is removed, the new files take their names, the index last, and what else is left of the older set is
+    removed. Only while the names are taken is there nothing to open, and a death or failure then leaves it so; where no
+    data file has the name of an old one (another number of them), the old index stays until the new one takes its name.
+    There is never an index beside data of another set, but whoever opened the older one before may still read new data
+    under it, which only checksums tell (tf_bundle). Only one process at a time may save under a name. `CheckpointManager`
+    has none of these limits.
+
+    A process that dies while writing leaves hidden files, ``.ckptmgr-*.tmp``, which may be deleted. Where the store cannot
+    rename files, they are written under their own names at once, and an old index of files that are replaced is removed before.
 
     Raises:
         ValueError: the name does not end as the backend's files do, or ``metadata`` has a key that the file needs for itself.
         UnsupportedLeafError, UnsupportedTensorError: the state holds something that cannot be stored exactly.
-        OSError: the storage failed; a file that was there is still whole.
+        OSError: the storage failed; files that are there are whole, and a set that was there still is, with the exceptions above.
     """
     chosen = _chosen(backend)
     folder, stem = _target(url, chosen, storage_options)
@@ -51,14 +60,7 @@ def save(
     if not _is_flat(flat):
         carried[SKELETON] = flat.skeleton
     planned = saving.plan(flat, chosen, stem=stem, max_file_nbytes=max_file_nbytes, metadata=carried)
-    old = folder.list().files
-    stale = saving.stale_files(planned.layout, old, backend=chosen, stem=stem)
-    if len(planned.layout.files) > 1:
-        # The old index must not lead to a mixture of old and new shards.
-        folder.delete([planned.layout.files[-1].name] if planned.layout.files[-1].name in old else [])
-    written = saving.write(folder, planned, progress=progress)
-    for name in stale:  # one by one: an index must be gone before the first of its shards
-        folder.delete([name])
+    written = saving.replace(folder, planned, chosen, stem=stem, progress=progress)
     return [folder.location(entry.name) for entry in written.files]
 
 

@@ -14,7 +14,7 @@ from ckptmgr.layout import Contents, Layout, Part, pack
 from ckptmgr.manifest import ASSET, TREE, FileEntry, is_plain
 from ckptmgr.memory import MemorySource
 from ckptmgr.step import JSON
-from ckptmgr.storage import Folder
+from ckptmgr.storage import Folder, StagingStore, staging
 from ckptmgr.transfer import Progress, Stats
 from ckptmgr.tree import Flat
 from ckptmgr.treefile import Row, TreeFile
@@ -77,6 +77,31 @@ def write(folder: Folder, plan: Plan, *, progress: Progress | None = None) -> Wr
     # String tensors have no raw bytes: the format's own reader decodes them, and the last file is the one it opens.
     rows += [Row(name, plan.flat.specs[name], plan.layout.files[-1].name, None, None) for name in plan.flat.strings]
     return Written(files, TreeFile(plan.flat.skeleton, rows, plan.flat.aliases), written.stats)
+
+
+def replace(folder: Folder, plan: Plan, backend: Backend, *, stem: str, progress: Progress | None = None) -> Written:
+    """Writes the planned files in place of an older file set of the same stem, of which nothing is left.
+
+    There is never an index beside data files of another set. Where the store can stage files, the older set stays as it was
+    until every byte of the new one is durable, and also if this raises before. After that, or at once in other stores, there
+    is no index while data files of the same names are replaced.
+    """
+    old = folder.list().files
+    stale = stale_files(plan.layout, old, backend=backend, stem=stem)
+    *data, last = [file.name for file in plan.layout.files]
+    # An index may stay until the new one takes its name, unless data files that it may lead to are replaced before.
+    misleading = [last] if last in old and not old.keys().isdisjoint(data) else []
+    if data and (stale or not old.keys().isdisjoint([*data, last])) and isinstance(folder.store, StagingStore):
+        with staging(folder.store, folder.prefix) as staged:
+            written = write(staged, plan, progress=progress)
+            folder.delete(misleading)
+            staged.publish()
+    else:
+        folder.delete(misleading)
+        written = write(folder, plan, progress=progress)
+    for name in stale:  # one by one: an index must be gone before the first of its shards
+        folder.delete([name])
+    return written
 
 
 def write_step(

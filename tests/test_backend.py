@@ -22,6 +22,9 @@ class Recording:
         self.shown.append((path, head, sorted(siblings)))
         return False
 
+    def file_sets(self, names):
+        return {}
+
 
 @pytest.fixture
 def recording(monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 from prefixed import PrefixedBackend
 
 import ckptmgr
-from ckptmgr import BackendNotFoundError, UnsupportedTensorError, saving
+from ckptmgr import BackendNotFoundError, UnsupportedTensorError
 from ckptmgr.memory import MemorySource
 from ckptmgr_safetensors import SafetensorsBackend
 
@@ -86,17 +86,6 @@ def test_a_smaller_set_under_a_prefix_leaves_no_stale_file_and_no_other_is_touch
 
     assert names(tmp_path) == ["cp-2.0.part", "cp-2.top", "cp.0.part", "cp.top"]
     assert ckptmgr.load(tmp_path / "cp")["a"].tolist() == [0, 1, 2, 3]
-
-
-def test_the_index_under_a_prefix_is_gone_before_the_first_new_file_is_written(tmp_path, prefixed, monkeypatch):
-    ckptmgr.save(tmp_path / "cp", STATE, backend=prefixed)
-    write, seen = saving.write, []
-    monkeypatch.setattr(saving, "write", lambda *args, **options: (seen.append(names(tmp_path)), write(*args, **options))[1])
-
-    ckptmgr.save(tmp_path / "cp", STATE, backend=prefixed)
-
-    assert seen == [["cp.0.part"]]
-    assert names(tmp_path) == ["cp.0.part", "cp.top"]
 
 
 def test_plain_values_are_shown_to_the_format(tmp_path, prefixed):

@@ -7,7 +7,8 @@ from typing import Any
 from fsspec.core import split_protocol, strip_protocol
 
 from ckptmgr.storage.posix import PosixStore
-from ckptmgr.storage.store import Answer, Buffer, Folder, Head, Listing, Store, Stored, Upload, Version
+from ckptmgr.storage.staging import staging
+from ckptmgr.storage.store import Answer, Buffer, Folder, Head, Listing, StagingStore, Store, Stored, Upload, Version
 
 __all__ = [
     "Answer",
@@ -16,11 +17,13 @@ __all__ = [
     "Head",
     "Listing",
     "PosixStore",
+    "StagingStore",
     "Store",
     "Stored",
     "Upload",
     "Version",
     "open_folder",
+    "staging",
 ]
 
 

@@ -80,20 +80,23 @@ class NewFile:
 
 
 @contextmanager
-def new_file(root: Root, names: Sequence[str], *, make: bool, durable: bool = False) -> Iterator[NewFile]:
+def new_file(root: Root, names: Sequence[str], *, make: bool, durable: bool = False, keep: bool = False) -> Iterator[NewFile]:
     """A file below ``root`` before it has its name; if it never gets it, nothing of it is left.
 
-    ``make`` and ``durable`` are for its folder, as in `Root.open`.
+    ``make`` and ``durable`` are for its folder, as in `Root.open`. With ``keep`` the temporary name stays, if nothing is raised.
     """
     *above, name = names
     path = root.location(names)
     temporary = f".ckptmgr-{secrets.token_hex(8)}.tmp"
     folder, fd = _start(root, above, path, temporary, make=make, durable=durable)
+    is_kept = False
     try:
         yield NewFile(path, folder, name, fd, temporary)
+        is_kept = keep
     finally:
-        with suppress(OSError):  # it has its name by now, or it cannot be removed and is left to sweep
-            os.unlink(temporary, dir_fd=folder)
+        if not is_kept:
+            with suppress(OSError):  # it has its name by now, or it cannot be removed and is left to sweep
+                os.unlink(temporary, dir_fd=folder)
         os.close(fd)
         os.close(folder)
 

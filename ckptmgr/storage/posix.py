@@ -24,7 +24,7 @@ import os
 import stat
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
@@ -88,6 +88,23 @@ class PosixStore:
                     raise FileNotFoundError(errno.ENOENT, reason, new.path) from error
                 sync(new.folder)
         return Stored(nbytes)
+
+    def stage(self, key: str, windows: Iterable[Sequence[Buffer]], nbytes: int) -> Upload:
+        """See `StagingStore.stage`; raises like `put`. It is a temporary file in the folder that it is for."""
+        above, _, _ = key.rpartition("/")
+        with new_file(self._root, _names(key), make=True, keep=True) as new:
+            new.write(windows, nbytes)
+            return Upload(f"{above}/{new.temporary}".lstrip("/"), new.temporary, os.fstat(new.fd).st_ctime)
+
+    def rename(self, staged: Mapping[str, Upload]) -> None:
+        """See `StagingStore.rename`."""
+        moves = [_move(upload, key) for key, upload in staged.items()]  # all are checked before the first is made
+        for above, temporary, name in moves:
+            with naming(self._root.location([*above, name])), self._root.folder(above) as folder:
+                os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+        for above in {above for above, _, _ in moves}:
+            with naming(self._root.location(above)), self._root.folder(above) as folder:
+                sync(folder)
 
     def create(self, key: str, data: bytes) -> Answer:
         """See `Store.create`.
@@ -302,6 +319,15 @@ def _names(key: str) -> list[str]:
     if names[-1] == _LOCK or TEMPORARY.fullmatch(names[-1]):
         raise ValueError(f"{key!r} ends in a name that the store keeps for itself")
     return names
+
+
+def _move(upload: Upload, key: str) -> tuple[tuple[str, ...], str, str]:
+    """The folder of a staged file, its temporary name, and the name that it is to take."""
+    *above, name = _names(key)
+    *beside, temporary = names_of(upload.key)
+    if beside != above or not TEMPORARY.fullmatch(temporary):
+        raise ValueError(f"{upload.key!r} is no unfinished file of ours beside {key!r}")
+    return tuple(above), temporary, name
 
 
 def _head(status: os.stat_result) -> Head:

@@ -8,7 +8,7 @@ settles both by reading the record back.
 import enum
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, NamedTuple, Protocol, TypeAlias
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -39,7 +39,10 @@ class Listing(NamedTuple):
 
 
 class Upload(NamedTuple):
-    """An unfinished `put` (a multipart upload, a temporary file): its key, the store's id of it, its last sign of life."""
+    """An unfinished `put`, or a staged file: its key, the store's id of it, its last sign of life.
+
+    Such is a multipart upload, or a temporary file.
+    """
 
     key: str
     id: str
@@ -125,6 +128,26 @@ class Store(Protocol):
         """The key as a person or another tool would write it: a path or a URL."""
 
 
+@runtime_checkable
+class StagingStore(Store, Protocol):
+    """A store that can also keep whole files without their names, which they get later. Not all can: object stores do not."""
+
+    def stage(self, key: str, windows: Iterable[Sequence[Buffer]], nbytes: int) -> Upload:
+        """Keeps a file for ``key`` as `Store.put` does, whole and durable, but it appears there only by `rename`.
+
+        Until then it is one of `Store.uploads`, which `Store.abort` removes, and what is under ``key`` stays. Raises like
+        `Store.put`.
+        """
+
+    def rename(self, staged: Mapping[str, Upload]) -> None:
+        """Lets staged files appear under the keys for which they were staged, each by one change; all are durable at the end.
+
+        Raises:
+            FileNotFoundError: one was aborted.
+            OSError: from the store. Like the above, some files may have their names nevertheless.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Folder:
     """A prefix in a store (``""`` or ending in ``/``): the same calls, with names relative to it."""
@@ -142,7 +165,7 @@ class Folder:
 
     def write(self, name: str, data: bytes) -> Stored:
         """Keeps a small file of these bytes; see `Store.put`."""
-        return self.store.put(self.prefix + name, [[data]] if data else [], len(data))
+        return self.put(name, [[data]] if data else [], len(data))
 
     def create(self, name: str, data: bytes) -> Answer:
         """See `Store.create`."""
