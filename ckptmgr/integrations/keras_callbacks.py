@@ -1,0 +1,249 @@
+"""The callback that saves while `fit` runs, for Keras 3 on every backend and for tf_keras.
+
+Neither Keras asks for its own base class: a callback is what has the hooks. So one class serves both, and none is imported.
+"""
+
+import math
+import sys
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from ckptmgr import arrays
+from ckptmgr.integrations import keras_models, keras_state
+from ckptmgr.integrations.keras_naming import unique
+from ckptmgr.manager import CheckpointManager
+from ckptmgr.step import JSON
+
+Mode = Literal["auto", "min", "max"]
+Frequency = int | Literal["epoch"]
+
+
+def _nothing(self: Any, *arguments: Any, **options: Any) -> None:
+    """A hook that does nothing."""
+
+
+_nothing.__dict__["_is_default"] = True  # Keras 3 may call the hooks of others in a thread if ours does nothing
+
+
+class Hooks:
+    """What `fit` of either Keras calls on a callback, doing nothing."""
+
+    model: Any = None
+    params: Mapping[str, Any] = {}
+    _supports_tf_logs = False
+
+    def set_params(self, params: Mapping[str, Any]) -> None:
+        """Takes what `fit` tells of itself: ``epochs``, and ``steps`` in each if that is known."""
+        self.params = params
+
+    def set_model(self, model: Any) -> None:
+        """Takes the model that is trained."""
+        self.model = model
+
+    on_train_begin = on_train_end = on_epoch_begin = on_epoch_end = _nothing
+    on_batch_begin = on_batch_end = on_train_batch_begin = on_train_batch_end = _nothing
+    on_test_begin = on_test_end = on_test_batch_begin = on_test_batch_end = _nothing
+    on_predict_begin = on_predict_end = on_predict_batch_begin = on_predict_batch_end = _nothing
+
+    def _implements_train_batch_hooks(self) -> bool:
+        return True
+
+    def _implements_test_batch_hooks(self) -> bool:
+        return False
+
+    def _implements_predict_batch_hooks(self) -> bool:
+        return False
+
+
+class Skipping:
+    """Stands in for a model's train function while `fit` goes past batches that were trained before."""
+
+
+class CheckpointCallback(Hooks):
+    """Saves the model as steps of a run while `fit` trains it.
+
+    The parameters mean what they mean in `keras.callbacks.ModelCheckpoint`, except that the best value is looked up among
+    the metrics of the run's steps, so that a restart does not forget it, and that a monitored metric that is missing is an error.
+
+    Args:
+        manager: saves the steps, and applies its retention after each.
+        save_freq: ``"epoch"``, or after how many batches to save. Batches are counted over all epochs and restarts, so that
+            20 means the steps 20, 40, ...; with ``steps_per_execution`` the first possible one after that.
+        monitor: the metric that says which model is the best, as `fit` logs it.
+        mode: whether the best is the ``"min"`` or the ``"max"``; ``"auto"`` tells it from the metric.
+        save_best_only: save only if the metric is better than all before.
+        save_weights_only: save weights and optimizer without the architecture, as `restore_weights` needs them.
+        initial_value_threshold: a value that the first best one must be better than.
+        verbose: with 1, each save prints a line.
+
+    The number of a step is the number of batches trained so far, which the optimizer counts. Its metrics are the logs, its
+    metadata ``epoch`` and ``batch``: how many epochs, and batches of the next one, are done. A step that is there already is
+    replaced.
+
+    Raises:
+        ValueError: an argument out of its range; when training, a monitored metric that `fit` does not log.
+        NotImplementedError: when training begins: the architecture cannot be saved; use ``save_weights_only``.
+    """
+
+    def __init__(
+        self,
+        manager: CheckpointManager,
+        *,
+        save_freq: Frequency = "epoch",
+        monitor: str = "val_loss",
+        mode: Mode = "auto",
+        save_best_only: bool = False,
+        save_weights_only: bool = False,
+        initial_value_threshold: float | None = None,
+        verbose: int = 0,
+    ) -> None:
+        is_count = isinstance(save_freq, int) and not isinstance(save_freq, bool) and save_freq > 0
+        if save_freq != "epoch" and not is_count:
+            raise ValueError(f"save_freq must be 'epoch' or a number of batches, not {save_freq!r}")
+        if mode not in ("auto", "min", "max"):
+            raise ValueError(f"mode must be 'auto', 'min' or 'max', not {mode!r}")
+        self.manager = manager
+        self.save_freq = save_freq
+        self.monitor, self.mode = monitor, mode
+        self.save_best_only, self.save_weights_only = save_best_only, save_weights_only
+        self.best = initial_value_threshold
+        self.verbose = verbose
+        self.async_safe = save_freq == "epoch"  # then batches are only counted
+        self._lower: bool | None = None  # whether a lower value is better, once that is known
+        self._step = self._epoch = self._batch = 0
+        self._is_begun = False
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Refuses what could only fail after the first epoch."""
+        self._is_begun = False
+        if not self.save_weights_only and self.model.built:
+            keras_models.described(self.model)
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Starts to count. Another callback may have restored the model since the training began."""
+        if not self._is_begun:
+            self._is_begun = True
+            self._step = _iterations(self.model, self._step)
+        self._epoch, self._batch = epoch, 0
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Counts, and saves if it is time."""
+        before, known = self._step, self.params.get("steps")
+        done = min(batch + 1, known) if known else batch + 1
+        if not isinstance(getattr(self.model, "train_function", None), Skipping):
+            self._step += done - self._batch
+        self._batch = done
+        if self.save_freq != "epoch" and self._step // self.save_freq > before // self.save_freq:
+            self._save(self._epoch, done, logs or {})
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Saves, with ``save_freq="epoch"``."""
+        if self.save_freq == "epoch":
+            self._save(epoch + 1, 0, logs or {})
+
+    def _save(self, epoch: int, batch: int, logs: Mapping[str, Any]) -> None:
+        numbers = scalars(logs)
+        if self.save_best_only and not self._is_best(numbers):
+            self._say(f"{self.monitor} did not improve from {self.best}")
+            return
+        live = keras_state.parts(self.model)
+        state = live.tree("optimizer", *(() if self.save_weights_only else ("random",)))
+        assets: dict[str, bytes] = {}
+        facts = keras_state.facts(self.model, "weights")
+        if not self.save_weights_only:
+            assets, facts = self._described()
+            state |= self._position(epoch, batch, numbers)
+            facts["holds"] = "fit"
+        metadata: dict[str, JSON] = {"epoch": epoch, "batch": batch, keras_state.FACTS: facts}
+        info = self.manager.save(self._step, state, metrics=numbers, metadata=metadata, assets=assets, overwrite=True)
+        if self.save_best_only:
+            self.best = numbers[self.monitor]
+        self._say(f"saved step {info.step} to {info.path}")
+
+    def _described(self) -> tuple[dict[str, bytes], dict[str, JSON]]:
+        return keras_models.described(self.model)
+
+    def _position(self, epoch: int, batch: int, logs: Mapping[str, float]) -> dict[str, Any]:
+        """What going on with `fit` needs besides the model: the epochs before, and the metrics of the one that is begun."""
+        history = getattr(self.model, "history", None)
+        epochs = list(getattr(history, "epoch", ()))
+        rows = {name: list(row) for name, row in getattr(history, "history", {}).items()}
+        if not batch and epoch - 1 not in epochs:  # Keras' own record comes after us
+            epochs.append(epoch - 1)
+            for name, value in logs.items():
+                rows.setdefault(name, []).append(value)
+        rows = {name: row for name, row in rows.items() if len(scalars(dict(enumerate(row)))) == len(row)}
+        keys = dict(zip(unique(name.replace("/", "_") for name in rows), rows, strict=True))
+        record = {
+            "epochs": np.asarray(epochs, np.int64),
+            "logs": {key: np.asarray(rows[name], np.float64) for key, name in keys.items()},
+            "names": keys,
+        }
+        metrics = keras_state.metric_values(self.model) if batch else {}
+        return {"history": record, **({"metrics": metrics} if metrics else {})}
+
+    def _is_best(self, logs: Mapping[str, float]) -> bool:
+        if self.monitor not in logs:
+            known = ", ".join(logs) or "none"
+            raise ValueError(
+                f"save_best_only needs the metric {self.monitor!r}, which is not logged when it is time to save (logged: {known})"
+            )
+        if self._lower is None:
+            self._lower = _is_lower_better(self.model, self.monitor, self.mode)
+            for info in self.manager.steps():
+                if self._is_better(info.metrics.get(self.monitor, math.nan)):
+                    self.best = info.metrics[self.monitor]
+        return self._is_better(logs[self.monitor])
+
+    def _is_better(self, value: float) -> bool:
+        if math.isnan(value) or self.best is None:
+            return not math.isnan(value)
+        return value < self.best if self._lower else value > self.best
+
+    def _say(self, text: str) -> None:
+        if self.verbose:
+            sys.stdout.write(f"\nEpoch {self._epoch + 1}: {text}\n")  # where the progress of `fit` goes
+
+
+def scalars(logs: Mapping[Any, Any]) -> dict[Any, float]:
+    """The logs that are numbers, as numbers."""
+    found = {name: array(value) for name, value in logs.items()}
+    return {name: float(value) for name, value in found.items() if value.ndim == 0 and value.dtype.kind in "biuf"}
+
+
+def array(value: Any) -> np.ndarray[Any, Any]:
+    """A number, or a variable or tensor of any framework, on the host."""
+    return np.asarray(value if arrays.describe(value) is None else arrays.host_array(value))
+
+
+def _iterations(model: Any, counted: int) -> int:
+    """Batches that the optimizer has seen; without one, those that were counted here."""
+    optimizer = getattr(model, "optimizer", None)
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    # With gradient accumulation, Keras 3's `iterations` counts updates: several batches would be one step.
+    found = getattr(inner, "_iterations", None)
+    if found is None:
+        found = getattr(inner, "iterations", None)
+    return counted if found is None else int(array(found))
+
+
+def _is_lower_better(model: Any, monitor: str, mode: Mode) -> bool:
+    """Which way a metric improves. Metrics of Keras 3 say it themselves.
+
+    Raises:
+        ValueError: ``mode`` is ``"auto"``, and it cannot be told.
+    """
+    if mode != "auto":
+        return mode == "min"
+    name = monitor.removeprefix("val_")
+    known = [inner for metric in model.metrics for inner in (metric, *(getattr(metric, "metrics", None) or ()))]
+    directions = {metric.name: metric._direction for metric in known if getattr(metric, "_direction", None)}
+    if name == "loss" or name in directions:
+        return directions.get(name) != "up"
+    if "acc" in name or name.startswith(("auc", "fmeasure")):
+        return False
+    if keras_state.framework(model) == "tf_keras":
+        return True
+    raise ValueError(f"it cannot be told whether {monitor!r} should be low or high: pass mode='min' or mode='max'")
