@@ -44,6 +44,7 @@ from ckptmgr.retention import (
 )
 from ckptmgr.spec import PackedArray, TensorSpec
 from ckptmgr.step import StepInfo
+from ckptmgr.swapping import swap_weights
 from ckptmgr.sweep import Swept
 from ckptmgr.transfer import Problem
 
@@ -90,4 +91,5 @@ __all__ = [
     "load",
     "open_checkpoint",
     "save",
+    "swap_weights",
 ]

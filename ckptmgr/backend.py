@@ -164,7 +164,8 @@ def detect(folder: Folder, path: str) -> Backend:
 
     Raises:
         FileNotFoundError: there is nothing at that path, a run, or a file set whose index is missing.
-        BackendNotFoundError: no backend that can be used recognizes it; the message says what to install for the others.
+        BackendNotFoundError: no backend that can be used recognizes it; the message says what to install for the others. Or
+            several do: a folder has checkpoints of several formats.
     """
     head = folder.head(path) if path else None
     first = folder.read_range(path, 0, min(head.nbytes, HEAD_NBYTES)) if head else b""
@@ -178,6 +179,7 @@ def detect(folder: Folder, path: str) -> Backend:
     if not head and not (any(name.startswith(path) for name in siblings) if is_prefix else siblings):
         raise FileNotFoundError(_nothing(inside.location(), has_folders=listing is not None))
     names, usable, unusable = available(), [], []
+    found: list[Backend] = []
     for name in names:
         try:
             backend = find(name)
@@ -186,8 +188,16 @@ def detect(folder: Folder, path: str) -> Backend:
             continue
         # Only files whose names have no fixed ending are named by what their names begin with.
         if (not is_prefix or not backend.suffix) and backend.recognizes(path, first, siblings):
-            return backend
+            found.append(backend)
         usable.append(backend)
+    if len(found) > 1 and listing:
+        formats = shown([backend.name for backend in found])
+        raise BackendNotFoundError(
+            f"{inside.location()!r} has checkpoints of several formats ({formats}): open one of its files, or say backend=",
+            available=names,
+        )
+    if found:
+        return found[0]
     if any(_lacks_index(backend, None if listing else path, siblings) for backend in usable):
         raise FileNotFoundError(
             f"{inside.location()!r} has data files, and its index is missing: the save of it was interrupted or is in progress"

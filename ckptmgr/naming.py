@@ -172,6 +172,8 @@ FOREIGN = (
     StepNaming("global_step_{step}"),
     StepNaming("global_step{step}"),  # DeepSpeed
     StepNaming("cp-{step}.ckpt"),  # the Keras tutorials, whose number is an epoch
+    StepNaming("cp-{step}.weights"),
+    StepNaming("cp-{step}.keras"),
     StepNaming("epoch_{epoch:d}_step_{step}"),
     StepNaming("epoch_{epoch:d}_step_{step}_loss={loss:f}"),
     StepNaming("epoch={epoch:d}-step={step}"),  # Lightning

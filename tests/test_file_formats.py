@@ -161,3 +161,14 @@ def test_lazy_blobs_are_not_read_by_a_restore(tmp_path, monkeypatch):
     monkeypatch.setattr(SafetensorsBackend, "open", lambda self, folder, path: MemorySource({}, {}, blobs=Blobs(variant=b"raw")))
 
     assert ckptmgr.load(tmp_path / "m.safetensors") == {}
+
+
+def test_a_folder_of_several_formats_must_be_told_apart(tmp_path: Path) -> None:
+    ckptmgr.save(tmp_path / "model.safetensors", {"w": np.zeros(1)})
+    ckptmgr.save(tmp_path / "model.h5", {"w": np.ones(1)}, backend="hdf5")
+
+    with pytest.raises(BackendNotFoundError, match="several formats \\('hdf5', 'safetensors'\\)"):
+        ckptmgr.load(tmp_path)
+
+    assert ckptmgr.load(tmp_path, backend="hdf5")["w"].tolist() == [1]
+    assert ckptmgr.load(tmp_path / "model.safetensors")["w"].tolist() == [0]

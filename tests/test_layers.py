@@ -28,7 +28,7 @@ FLOORS = [
     {"finding"},
     {"hints"},
     {"adopting"},
-    {"manager", "files"},
+    {"manager", "files", "swapping"},
     {FACE},
     {"testing"},
     {"cli", "integrations"},
@@ -163,7 +163,7 @@ def test_importing_ckptmgr_loads_no_framework() -> None:
 
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
-    formats = {"ckptmgr_safetensors", "ckptmgr_tf_bundle", "google.protobuf"}
+    formats = {"ckptmgr_safetensors", "ckptmgr_tf_bundle", "ckptmgr_hdf5", "google.protobuf"}
     assert set(done.stdout.split()) & (FRAMEWORKS | OPTIONAL | formats) == set()
     assert "ckptmgr.cli" not in done.stdout
 

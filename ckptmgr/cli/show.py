@@ -1,13 +1,15 @@
 """``ckptmgr show``: what is in a checkpoint, without reading a tensor."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ckptmgr import Checkpoint, TensorSpec, skeleton
+from ckptmgr import BackendNotFoundError, Checkpoint, MissingDependencyError, TensorSpec, backend, skeleton
 from ckptmgr.cli.output import AsJSON, counted, emit, emit_json, metrics, printable, size, step_json, when
 from ckptmgr.cli.target import DEFAULT_NAMING, StepNumber, TargetURL, Template, checkpoint
+from ckptmgr.step import JSON
 
 VALUE_WIDTH = 40  # characters shown of a plain value
+METADATA_WIDTH = 200  # characters shown of what one key of the metadata has
 
 
 class Line(NamedTuple):
@@ -98,9 +100,24 @@ def _facts(opened: Checkpoint) -> Iterator[tuple[str, str]]:
     yield "size", f"{size(opened.nbytes)} in {counted(len(opened.specs), 'tensor')}"
     if opened.metrics:
         yield "metrics", metrics(opened.metrics)
-    yield from (("metadata", f"{key}: {value}") for key, value in opened.metadata.items())
+    yield from _described(opened)
+    yield from (("metadata", f"{key}: {_cut(value)}") for key, value in opened.metadata.items())
     if opened.assets:
         yield "assets", " ".join(opened.assets)
+
+
+def _described(opened: Checkpoint) -> Sequence[tuple[str, str]]:
+    """What the format makes of its files' metadata; nothing if it cannot be used here, as a step of a run does not need it."""
+    try:
+        found = backend.find(opened.backend)
+    except (BackendNotFoundError, MissingDependencyError):
+        return ()
+    return found.describe(opened.metadata) if isinstance(found, backend.Described) else ()
+
+
+def _cut(value: JSON) -> str:
+    text = str(value)
+    return text if len(text) <= METADATA_WIDTH else f"{text[:METADATA_WIDTH]}... ({len(text)} characters; --json has all)"
 
 
 def _document(opened: Checkpoint) -> dict[str, Any]:

@@ -1,0 +1,109 @@
+"""The tensors of opened files by their names. Nothing is read before somebody asks for it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from ckptmgr.backend import JSON, Box, Extent, PackedArray, TensorSpec
+from ckptmgr.errors import UnsupportedTensorError
+from ckptmgr_hdf5.parsing import Dataset
+from ckptmgr_hdf5.reading import fill, stored_bytes
+from ckptmgr_hdf5.tensors import Entry, File
+
+
+@dataclass(frozen=True, slots=True)
+class HDF5Source:
+    """A `TensorSource` over one HDF5 file or several. ``paths`` tells how its names nest.
+
+    No file stays open, but what only h5py can read is read in a process of its own, which `close` ends.
+    """
+
+    entries: Mapping[str, Entry]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    metadata: Mapping[str, JSON] = field(default_factory=dict)
+    blobs: Mapping[str, bytes] = field(default_factory=dict)
+    files: Sequence[File] = ()
+    specs: Mapping[str, TensorSpec] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "specs", {name: entry.spec for name, entry in self.entries.items()})
+
+    def extents(self, name: str) -> Sequence[Extent]:
+        """Where the tensor lies; empty for what only `read` can decode. An alias has its tensor's."""
+        entry = self._entry(name)
+        file, offset = entry.file, entry.dataset.offset
+        if entry.way != "raw" or offset is None or file.name is None:
+            return ()
+        return (Extent(file.folder, file.name, offset),)
+
+    def read(self, name: str, box: Box | None = None, out: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
+        """See `TensorSource.read`. A packed tensor is flat and comes whole; strings are objects, which are `bytes`.
+
+        Raises:
+            KeyError: no tensor of that name.
+            ValueError: ``box`` is not inside the tensor or cuts a packed one, or ``out`` is of another shape or dtype.
+            CorruptCheckpointError: the bytes are not there, or not what they are said to be.
+            MissingDependencyError: only h5py can read it, and it is not installed.
+        """
+        entry = self._entry(name)
+        spec = entry.spec
+        if box is not None and not box.fits(spec.shape):
+            raise ValueError(f"the slice {box} is not inside tensor {name!r} of shape {spec.shape}")
+        if spec.is_packed and box is not None and box != Box.whole(spec.shape):
+            raise ValueError(f"tensor {name!r} is packed ({spec.dtype}): it can only be read whole")
+        box = Box.whole((spec.nbytes,) if spec.is_packed else spec.shape) if spec.is_packed or box is None else box
+        array = np.empty(box.shape, spec.numpy) if out is None else out
+        if array.shape != box.shape or array.dtype.newbyteorder("=") != spec.numpy:
+            raise ValueError(f"tensor {name!r} is {spec.dtype} of shape {box.shape}, not {array.dtype} of {array.shape}")
+        fill(entry, box, array)
+        return PackedArray.wrap(array, spec) if spec.is_packed and out is None else array
+
+    def close(self) -> None:
+        """Ends the processes that read by h5py. Reading on starts them again."""
+        for file in self.files:
+            file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _entry(self, name: str) -> Entry:
+        return self.entries[self.aliases.get(name, name)]
+
+
+@dataclass(frozen=True, slots=True)
+class Carried(Mapping[str, bytes]):
+    """Datasets by name as the bytes that they have in their file, read when they are asked for; and what ``others`` has.
+
+    Raises:
+        UnsupportedTensorError: on the use of one that is chunked, whose elements mean nothing to us.
+    """
+
+    held: Mapping[str, tuple[File, Dataset]]
+    others: Mapping[str, bytes] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> bytes:
+        if name not in self.held:
+            return self.others[name]
+        file, dataset = self.held[name]
+        if not dataset.nbytes:
+            return b""
+        if dataset.offset is None:
+            problem = "is chunked, and no array can be made of its elements"
+            raise UnsupportedTensorError(f"dataset {dataset.path!r} of {file.origin.location!r} {problem}", tensor=name)
+        return stored_bytes(file, dataset)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys((*self.held, *self.others)))
+
+    def __len__(self) -> int:
+        return len({*self.held, *self.others})
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.held or name in self.others
