@@ -110,7 +110,7 @@ class CheckpointCallback(Hooks):
         self.save_best_only, self.save_weights_only = save_best_only, save_weights_only
         self.best = initial_value_threshold
         self.verbose = verbose
-        self.async_safe = save_freq == "epoch"  # then batches are only counted
+        self.async_safe = False  # counted in another thread, the last batches of an epoch may be missing at its end
         self._lower: bool | None = None  # whether a lower value is better, once that is known
         self._step = self._epoch = self._batch = 0
         self._is_begun = False

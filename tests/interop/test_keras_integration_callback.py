@@ -224,3 +224,8 @@ def test_damaged_newest_step_is_passed_over(lib: Any, manager: CheckpointManager
 
     with pytest.warns(RuntimeWarning, match="step 12 is skipped"):
         assert restore_weights(manager, tutorial(lib)).step == STEPS
+
+
+def test_batches_are_counted_in_the_thread_that_trains(manager: CheckpointManager) -> None:
+    # Keras 3 would call the batch hooks from a pool of threads: an epoch could end before its last batches are counted.
+    assert not CheckpointCallback(manager).async_safe
