@@ -132,13 +132,13 @@ class Builder:
 
 
 def parse_dataset(path: str, words: object, start: int, attributes: Mapping[str, Value]) -> Dataset:
-    """The dataset at a path, out of kind, dtype, shape, offset, size and storage.
+    """The dataset at a path, out of kind, dtype, shape, offset, size, storage and address.
 
     Raises:
         Nonsense: they contradict each other, or are none of these.
     """
     match words:
-        case [str(kind), dtype, shape, None | int() as offset, int(nbytes), str(storage)]:
+        case [str(kind), dtype, shape, None | int() as offset, int(nbytes), str(storage), int(address)]:
             size, numpy_dtype = _parse_shape(shape), _parse_dtype(dtype)
         case _:
             raise Nonsense
@@ -149,7 +149,8 @@ def parse_dataset(path: str, words: object, start: int, attributes: Mapping[str,
         raise Nonsense
     if nbytes < 0 or (offset or 0) < 0:
         raise Nonsense
-    return Dataset(path, numpy_dtype, kind, size, None if offset is None else start + offset, nbytes, storage, attributes)
+    place = None if offset is None else start + offset
+    return Dataset(path, numpy_dtype, kind, size, place, nbytes, storage, address, attributes)
 
 
 def parse_details(frame: Mapping[str, Any], path: str, start: int) -> Details:

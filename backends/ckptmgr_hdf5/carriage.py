@@ -6,6 +6,7 @@ the names that do not follow from it. Paths are those in the file. Of several fi
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -21,6 +22,8 @@ from ckptmgr_hdf5.origin import Origin
 PREFIX = "ckptmgr_"  # of all attributes of ours
 FORMAT, METADATA, ALIASES, NAMES = "ckptmgr_format", "ckptmgr_metadata", "ckptmgr_aliases", "ckptmgr_names"
 _VERSION = 1
+_FREE_CONTAINERS = 1 << 16  # lists and objects in one text, beside one for each 8 bytes: an empty one takes 64 in memory
+_ALL_BUT_BRACKETS_AND_QUOTES = bytes(set(range(256)) - set(b'[]{}"'))
 _PIECE = 16 << 20  # characters of one attribute: readers bound what they take at once
 
 
@@ -76,7 +79,9 @@ def decode(attributes: Mapping[str, Value], origin: Origin) -> Carriage:
 
 def _dumped(value: Mapping[str, Any]) -> str:
     try:
-        return json.dumps(dict(value), separators=(",", ":"), allow_nan=False)
+        text = json.dumps(dict(value), separators=(",", ":"), allow_nan=False)
+        _check_containers(text)
+        return text
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"the metadata is no JSON: {error}") from error
 
@@ -98,13 +103,27 @@ def _loaded(attributes: Mapping[str, Value], key: str, origin: Origin) -> dict[s
         pieces.append(piece)
     if not pieces:
         return {}
+    text = "".join(pieces)
     try:
-        value = json.loads("".join(pieces), object_pairs_hook=_object)
+        _check_containers(text)
+        value = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise origin.corrupt(f"its {key} is no JSON: {error}") from error
     if not isinstance(value, dict):
         raise origin.corrupt(f"its {key} is no JSON object")
     return value
+
+
+def _check_containers(text: str) -> None:
+    """Raises ValueError for more lists and objects than ours have, before any of them is made."""
+    most = _FREE_CONTAINERS + len(text) // 8
+    if text.count("[") + text.count("{") <= most:
+        return
+    data = text.encode("utf-8", "replace").replace(rb"\\", b"").replace(rb"\"", b"")
+    # Joining a closing quote with the next opening one leaves what is inside a string inside of one.
+    brackets = data.translate(None, _ALL_BUT_BRACKETS_AND_QUOTES).replace(b'""', b"")
+    if len(re.sub(rb'"[^"]*"?', b"", brackets)) > 2 * most:
+        raise ValueError(f"more than {most} lists and objects")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

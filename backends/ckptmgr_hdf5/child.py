@@ -179,7 +179,7 @@ class File:
                     groups.append((child, place, count, above | {address}))
                     count += 1
                 elif isinstance(child, h5d.DatasetID):
-                    batch.add(["dataset", number, name, *vetting.described(child, place, self._limits)])
+                    batch.add(["dataset", number, name, *vetting.described(child, place, self._limits), address])
                 else:
                     continue  # a type with a name
                 self._attributes(child, place, batch)
@@ -188,7 +188,8 @@ class File:
     def dataset(self, request: dict[str, Any]) -> None:
         """What a dataset is and how it is chunked, if it may be read."""
         found = self._readable(request["path"])
-        self._asker.send({"end": vetting.described(found.dataset, found.path, self._limits), "chunk": found.chunk})
+        words = vetting.described(found.dataset, found.path, self._limits)
+        self._asker.send({"end": [*words, h5o.get_info(found.dataset).addr], "chunk": found.chunk})
 
     def read(self, request: dict[str, Any]) -> None:
         """The stored bytes of a box of a dataset, in C order."""

@@ -4,7 +4,6 @@ Attributes of the root are metadata as far as JSON can say them; datasets of whi
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from ckptmgr.backend import JSON
 from ckptmgr_hdf5.faults import Unknown
 from ckptmgr_hdf5.parsing import Dataset, Value
 from ckptmgr_hdf5.source import Carried, HDF5Source
-from ckptmgr_hdf5.tensors import Entry, File, root_of, understand
+from ckptmgr_hdf5.tensors import Entry, File, root_of, tied, understand
 
 _SKELETON = "ckptmgr"  # the metadata key of a state tree, which only our own files have
 _MOST_ELEMENTS = 10_000  # of an attribute that becomes metadata
@@ -26,9 +25,7 @@ def open_foreign(file: File) -> HDF5Source:
         Unknown: what only HDF5 itself can read.
     """
     entries: dict[str, Entry] = {}
-    aliases: dict[str, str] = {}
     blobs: dict[str, tuple[File, Dataset]] = {}
-    firsts: dict[tuple[Any, ...], str] = {}
     paths: dict[str, tuple[str, ...]] = {}
     assert file.tree is not None
     for node in file.tree.walk():
@@ -40,13 +37,8 @@ def open_foreign(file: File) -> HDF5Source:
             blobs[name] = file, node
             continue
         paths[name] = tuple(name.split("/"))
-        # Two names of one object lead to the same bytes.
-        place = (node.offset, entry.spec) if node.offset is not None and node.nbytes else (name,)
-        first = firsts.setdefault(place, name)
-        if first == name:
-            entries[name] = entry
-        else:
-            aliases[name] = first
+        entries[name] = entry
+    aliases = tied(entries)
     return HDF5Source(entries, aliases, paths, _metadata(root_of(file).attributes), Carried(blobs), [file])
 
 

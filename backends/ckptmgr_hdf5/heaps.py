@@ -14,6 +14,26 @@ _OBJECT = struct.Struct("<HHIQ")
 _REFERENCE = struct.Struct("<IQI")  # length, address of the heap, index in it
 
 
+class Share:
+    """What the datasets of one file may take of ``most`` bytes together. Each has its own part, however often it is read."""
+
+    def __init__(self, most: int) -> None:
+        self._free = most
+        self._taken: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def left(self, owner: int) -> int:
+        """How much the dataset at that address may take, with what it has."""
+        with self._lock:
+            return self._free + self._taken.get(owner, 0)
+
+    def take(self, owner: int, nbytes: int) -> None:
+        """Says how much it takes now."""
+        with self._lock:
+            self._free -= nbytes - self._taken.get(owner, 0)
+            self._taken[owner] = nbytes
+
+
 class Heaps:
     """The global heaps of one file, each looked through once; many threads may ask."""
 
@@ -21,29 +41,37 @@ class Heaps:
         self._reader = reader
         self._claims = Claims()
         self._found: dict[int, dict[int, tuple[int, int]]] = {}
+        self._known: dict[tuple[int, int], tuple[int, str]] = {}  # of attributes, many of which may lead to one text
+        self._share = Share(reader.nbytes)
         self._lock = threading.Lock()
 
-    def texts(self, references: bytes) -> list[str]:
+    def texts(self, references: bytes, owner: int | None = None) -> list[str]:
         """The texts that stored references lead to; what follows a NUL is no part of a text, as for HDF5.
+
+        Every text lies in the file on its own, so all of them have no more bytes than it: those of all datasets together,
+        which are told apart by ``owner``, and those of each attribute, which has none.
 
         Raises:
             Damaged: there is nothing there, or it is no UTF-8, or too much.
         """
-        known: dict[tuple[int, int], tuple[int, str]] = {}
-        left, texts = _MAX_TEXT, []
+        most = min(_MAX_TEXT, self._reader.nbytes if owner is None else self._share.left(owner))
+        known: dict[tuple[int, int], tuple[int, str]] = self._known if owner is None else {}
+        left, texts = most, []
         for nbytes, address, index in _REFERENCE.iter_unpack(references):
             if nbytes == 0:
                 texts.append("")
                 continue
+            left -= nbytes
+            if left < 0:
+                raise Damaged(f"texts of more than {most} bytes")
             found = known.get((address, index))
             if found is None:
-                left -= nbytes
-                if left < 0:
-                    raise Damaged(f"texts of more than {_MAX_TEXT} bytes")
                 found = known[address, index] = (nbytes, self._text(nbytes, address, index))
             if found[0] != nbytes:
                 raise Damaged(f"object {index} of the global heap at byte {address} has two lengths")
             texts.append(found[1])
+        if owner is not None:
+            self._share.take(owner, most - left)
         return texts
 
     def _text(self, nbytes: int, address: int, index: int) -> str:

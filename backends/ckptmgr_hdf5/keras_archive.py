@@ -8,22 +8,24 @@ Source: keras.src.saving.saving_lib, `_save_model_to_fileobj` and `ShardedH5IOSt
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 from ckptmgr.backend import Folder
-from ckptmgr_hdf5.keras_config import MAX_NBYTES, parse
+from ckptmgr_hdf5.keras_config import MAX_NBYTES, MAX_PARSED_NBYTES, parse
 from ckptmgr_hdf5.keras_opened import HDF5, datasets
 from ckptmgr_hdf5.origin import Origin
 from ckptmgr_hdf5.parsing import Dataset, Group, Reader, Tree
-from ckptmgr_hdf5.zipfiles import Archive, open_archive
+from ckptmgr_hdf5.zipfiles import MAX_INFLATED_NBYTES, Archive, open_archive
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 ASSETS = "assets"
 _MAX_BLOB_NBYTES = 1 << 30
-_MAX_INFLATED_NBYTES = 4 << 30
+_MAX_INFLATED_TEXT_NBYTES = 4 << 20
 _MAX_FILES = 100_000
 _MAX_DEPTH = 50
 _MAX_SHARDS = 10_000
+_SHOWN = 200  # characters of a name in a message
 
 Parse: TypeAlias = Callable[[Reader, Origin], Tree]
 
@@ -50,7 +52,7 @@ def open_hdf5(folder: Folder, file: str, parse_tree: Parse) -> HDF5:
 
 
 def open_zip(folder: Folder, file: str, parse_tree: Parse) -> Parts:
-    """The parts of a ``.keras`` archive; compressed weights are decompressed into memory, up to 4 GiB.
+    """The parts of a ``.keras`` archive; compressed weights are decompressed into memory, up to 16 MiB.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -62,13 +64,13 @@ def open_zip(folder: Folder, file: str, parse_tree: Parse) -> Parts:
         if name not in archive.members:
             raise archive.origin.corrupt("a model of Keras has such a member, and this archive has none", name)
     texts = {
-        name: _text(archive.read(name, MAX_NBYTES), archive.origin, name)
+        name: _text(archive.read(name, MAX_NBYTES, inflated=_MAX_INFLATED_TEXT_NBYTES), archive.origin, name)
         for name in (CONFIG, METADATA)
         if name in archive.members
     }
     start = archive.place(WEIGHTS)
     if start is None:
-        reader = Reader.of_bytes(archive.read(WEIGHTS, _MAX_INFLATED_NBYTES))
+        reader = Reader.of_bytes(archive.read(WEIGHTS, MAX_INFLATED_NBYTES))
     else:
         reader = Reader.of_file(folder, file, start=start, nbytes=archive.members[WEIGHTS].nbytes)
     root = parse_tree(reader, archive.origin).root
@@ -111,13 +113,14 @@ def open_shards(folder: Folder, index: str, parse_tree: Parse) -> list[tuple[HDF
     head = folder.head(index)
     if head is None:
         raise FileNotFoundError(2, "no such file", folder.location(index))
-    if head.nbytes > MAX_NBYTES:
-        raise origin.corrupt(f"{head.nbytes} bytes are over the limit of {MAX_NBYTES}")
+    if head.nbytes > MAX_PARSED_NBYTES:
+        raise origin.corrupt(f"{head.nbytes} bytes are over the limit of {MAX_PARSED_NBYTES}")
     root = parse(_text(_read(folder, index, head.nbytes), origin, None), origin, index)
     weight_map = root.get("weight_map") if isinstance(root, dict) else None
     if not isinstance(weight_map, dict):
         raise origin.corrupt("it has no weight_map")
     placed = {path: _shard_names(path, files, origin) for path, files in weight_map.items()}
+    _check_apart(placed, origin)
     names = list(dict.fromkeys(name for files in placed.values() for name in files))
     if len(names) > _MAX_SHARDS:
         raise origin.corrupt(f"{len(names)} files are over the limit of {_MAX_SHARDS}")
@@ -126,40 +129,57 @@ def open_shards(folder: Folder, index: str, parse_tree: Parse) -> list[tuple[HDF
     if missing:
         raise origin.corrupt(f"the file {missing[0]!r} that it names is missing (links do not count)")
     shards = {name: open_hdf5(folder, name, parse_tree) for name in names}
-    return [found for path, files in placed.items() for found in _spread(path, [shards[name] for name in files], origin)]
-
-
-def _spread(path: str, shards: list[HDF5], origin: Origin) -> Iterator[tuple[HDF5, Dataset]]:
-    """The variables of one group, each of which is in one of the files."""
     seen: set[str] = set()
+    return [found for path, files in placed.items() for found in _spread(path, [shards[name] for name in files], seen, origin)]
+
+
+def _check_apart(placed: Mapping[str, list[str]], origin: Origin) -> None:
+    """No file has a group and one inside of it in the index, so that nothing is looked through twice."""
+    inside: dict[str, list[tuple[str, ...]]] = {}
+    for path, files in placed.items():
+        for name in files:
+            inside.setdefault(name, []).append(tuple(path.split("/")))
+    for name, paths in inside.items():
+        for above, below in pairwise(sorted(paths)):
+            if below[: len(above)] == above:
+                problem = f"it is inside of {'/'.join(above)[:_SHOWN]!r}, which should be in {name!r} as well"
+                raise origin.corrupt(problem, "/".join(below)[:_SHOWN])
+
+
+def _spread(path: str, shards: list[HDF5], seen: set[str], origin: Origin) -> Iterator[tuple[HDF5, Dataset]]:
+    """The variables of one group, each of which is in one of the files; ``seen`` has those of the whole index so far."""
     for hdf5 in shards:
         group = _group(hdf5.root, path)
         if group is None:
-            raise origin.corrupt(f"it should be in {hdf5.origin.name!r}, and is not there", path)
+            raise origin.corrupt(f"it should be in {hdf5.origin.name!r}, and is not there", path[:_SHOWN])
         for dataset in datasets(group):
             if dataset.path in seen:
-                raise origin.corrupt("it is in two files", dataset.path)
+                raise origin.corrupt("it is in two files", dataset.path[:_SHOWN])
             seen.add(dataset.path)
             yield hdf5, dataset
 
 
 def _group(root: Group, path: str) -> Group | None:
     node: Any = root
-    for part in path.strip("/").split("/"):
+    for part in path.split("/")[1:]:
         node = node.children.get(part) if isinstance(node, Group) else None
     return node if isinstance(node, Group) else None
 
 
 def _shard_names(path: str, files: object, origin: Origin) -> list[str]:
     """The files of one group, which Keras gives as one name or as a list."""
+    subject = path[:_SHOWN]
+    before, *parts = path.split("/")
+    if before or not parts or "" in parts:
+        raise origin.corrupt("it is no path of a group, such as '/layers/dense/vars'", subject)
     names: list[Any] = files if isinstance(files, list) else [files]
     for name in names:
         if not isinstance(name, str):
-            raise origin.corrupt(f"its file is {name!r}, not a name", path)
+            raise origin.corrupt(f"its file is {str(name)[:_SHOWN]}, not a name", subject)
         if name in ("", ".", "..") or len(name) > 255 or re.search(r"[/\\:\x00-\x1f\x7f]", name):
-            raise origin.unsafe(f"its file is {name[:300]!r}, which is no plain name of a file beside the index", path)
+            raise origin.unsafe(f"its file is {name[:300]!r}, which is no plain name of a file beside the index", subject)
     if len(set(names)) < len(names) or not names:
-        raise origin.corrupt("its files are none, or one is there twice", path)
+        raise origin.corrupt("its files are none, or one is there twice", subject)
     return names
 
 

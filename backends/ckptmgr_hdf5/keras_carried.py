@@ -5,10 +5,10 @@ config alone does as well where names are those of its layers (`keras_paths.stor
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ckptmgr.backend import JSON
+from ckptmgr.backend import JSON, TensorSpec
 from ckptmgr_hdf5 import keras_paths, keras_translating
 from ckptmgr_hdf5.keras_translating import Underivable
 from ckptmgr_hdf5.keras_trees import TOP_LEVEL, Legacy, Release
@@ -37,10 +37,10 @@ class Carried:
     blobs: Mapping[str, bytes]
 
     @classmethod
-    def of(cls, metadata: Mapping[str, JSON], blobs: Mapping[str, bytes], names: Collection[str]) -> "Carried | None":
+    def of(cls, metadata: Mapping[str, JSON], blobs: Mapping[str, bytes], specs: Mapping[str, TensorSpec]) -> "Carried | None":
         """What metadata and blobs of an opened Keras file say; None if there is nothing of Keras.
 
-        ``names`` are those of the tensors, for which a config alone must tell the paths.
+        ``specs`` are those of the tensors, for which a config alone must tell the paths.
 
         Raises:
             ValueError: it is not as an opened file has it.
@@ -52,7 +52,7 @@ class Carried:
             config = texts.get(CONFIG, texts.get(MODEL_CONFIG))
             if config is None:
                 return None
-            stored = keras_paths.stored(_whole(texts), names)
+            stored = keras_paths.stored(_whole(texts), specs)
             return cls("", _version(texts), None, stored, None, texts, blobs)
         paths = found.get("stored") if isinstance(found, dict) else None
         if not isinstance(found, dict) or not isinstance(paths, dict):

@@ -15,9 +15,11 @@ from ckptmgr_hdf5.origin import Origin
 Config: TypeAlias = dict[str, Any]
 
 MAX_NBYTES = 64 << 20  # of a text that is carried
-_MAX_PARSED_NBYTES = 4 << 20  # a text over it is carried, but tells no names
+MAX_PARSED_NBYTES = 4 << 20  # a text over it is carried, but tells no names
 _MAX_DEPTH = 200
 _MAX_CONTAINERS = 250_000
+_MAX_LAYERS = 10_000  # a model with more is carried likewise
+_LISTS_OF_LAYERS = ("layers", "cells", "config")
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _STEP_OF_BRACKET = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
@@ -46,7 +48,7 @@ _HARMLESS_OPS = ("__operators__.", "math.", "nn.")
 
 
 def parse(text: str, origin: Origin, subject: str) -> Any:
-    """The value of a JSON text, NaN and infinities included; None for a text over 4 MiB, which is not looked into.
+    """The value of a JSON text, NaN and infinities included; None for a text over 4 MiB or 10,000 layers: it tells no names.
 
     Raises:
         CorruptCheckpointError: it is no JSON, has a key twice, nests too deeply, or is over all limits.
@@ -55,7 +57,8 @@ def parse(text: str, origin: Origin, subject: str) -> Any:
         data = text.encode()
         if len(data) > MAX_NBYTES:
             raise ValueError(f"{len(data)} bytes are over the limit of {MAX_NBYTES}")
-        return _parse(text, data) if len(data) <= _MAX_PARSED_NBYTES else None
+        value = _parse(text, data) if len(data) <= MAX_PARSED_NBYTES else None
+        return value if _count_layers(value) <= _MAX_LAYERS else None
     except (ValueError, RecursionError) as error:
         raise origin.corrupt(f"it is no JSON that can be read: {error}", subject) from error
 
@@ -70,7 +73,7 @@ def has_unsafe_config(text: str) -> bool:
     """
     try:
         data = text.encode()
-        return len(data) > _MAX_PARSED_NBYTES or any(map(_is_unsafe, _objects(_parse(text, data))))
+        return len(data) > MAX_PARSED_NBYTES or any(map(_is_unsafe, _objects(_parse(text, data))))
     except (ValueError, RecursionError):
         return True
 
@@ -82,9 +85,14 @@ def _objects(value: Any) -> Iterator[Config]:
         value = values.pop()
         if isinstance(value, dict):
             yield value
-            values.extend(value.values())
-        elif isinstance(value, list):
-            values.extend(value)
+        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        values.extend(item for item in inside if isinstance(item, dict | list))
+
+
+def _count_layers(value: Any) -> int:
+    """How many layers may be in a config, whatever they are: each costs work, also where it is but a digit."""
+    lists = [config.get(name) for config in _objects(value) for name in _LISTS_OF_LAYERS]
+    return sum(len(layers) for layers in lists if isinstance(layers, list))
 
 
 def _is_unsafe(config: Config) -> bool:

@@ -1,6 +1,7 @@
 """The layout of Keras 1 and 2, which Keras 3 still writes as ``.h5``: names in attributes, and a dataset for each.
 
-The order is that of the attributes alone. A name is followed part by part, so it leads nowhere but to a dataset below.
+The order is that of the attributes alone. A name is followed part by part, so it leads nowhere but to a dataset below,
+and no dataset is reached twice: there are never more names than datasets, whatever the lists repeat.
 
 Source: keras.src.legacy.saving.legacy_h5_format; tf_keras.src.saving.legacy.hdf5_format.
 """
@@ -21,6 +22,7 @@ from ckptmgr_hdf5.parsing import Dataset, Group
 
 LAYERS, WEIGHTS = "layer_names", "weight_names"
 MODEL, OPTIMIZER, TOP = "model_weights", "optimizer_weights", "top_level_model_weights"
+_SHOWN = 200  # characters of a name in a message
 _FIRST = {"iteration": "iteration", "iter": "iteration", "learning_rate": "learning_rate"}
 
 _logger = logging.getLogger(__name__)
@@ -73,48 +75,48 @@ def read_legacy(hdf5: HDF5, group: Group, config: Any) -> list[Named]:
         UnsafeCheckpointError: a name that is absolute or has ``..``.
     """
     layers = names(group.attributes, LAYERS, hdf5.origin)
-    weights = [weight for name in layers for weight in _weights(hdf5, group, name)]
+    if len(set(layers)) < len(layers):
+        raise hdf5.origin.corrupt("the layer is listed twice", _twice(layers)[:_SHOWN])
+    seen: set[str] = set()
+    weights = [weight for name in layers for weight in _weights(hdf5, group, name, seen)]
     top = group.children.get(TOP)
     if isinstance(top, Group):
-        weights += _listed(hdf5, top, "")
+        weights += _listed(hdf5, top, "", seen)
     paths = _paths(weights, config)
     found = [Named(path, hdf5, weight.dataset) for path, weight in zip(paths, weights, strict=True)]
     steps = hdf5.root.children.get(OPTIMIZER)
     if isinstance(steps, Group) and group is not hdf5.root:
-        slots = _listed(hdf5, steps, "")
+        slots = _listed(hdf5, steps, "", seen)
         known = {mark.join(weight.parts): label(path) for mark in "_/" for path, weight in zip(paths, weights, strict=True)}
         found += [Named(("optimizer", *_slot(weight.parts, known)), hdf5, weight.dataset) for weight in slots]
-    _check(hdf5, found)
+    others = [dataset.path[:_SHOWN] for dataset in datasets(hdf5.root) if dataset.path not in seen]
+    if others:
+        _logger.warning("%r does not list these datasets as weights, they are left out: %s", hdf5.origin.location, shown(others))
     return found
 
 
-def _check(hdf5: HDF5, found: Sequence[Named]) -> None:
-    listed = {named.dataset.path for named in found}
-    if len(listed) < len(found):
-        raise hdf5.origin.corrupt("a weight is listed twice", _twice([named.dataset.path for named in found]))
-    others = [dataset.path for dataset in datasets(hdf5.root) if dataset.path not in listed]
-    if others:
-        _logger.warning("%r does not list these datasets as weights, they are left out: %s", hdf5.origin.location, shown(others))
-
-
-def _twice(paths: Sequence[str]) -> str:
+def _twice(listed: Sequence[str]) -> str:
     seen: set[str] = set()
-    return next(path for path in paths if path in seen or seen.add(path))  # type: ignore[func-returns-value]
+    return next(name for name in listed if name in seen or seen.add(name))  # type: ignore[func-returns-value]
 
 
-def _weights(hdf5: HDF5, group: Group, layer: str) -> list[_Weight]:
+def _weights(hdf5: HDF5, group: Group, layer: str, seen: set[str]) -> list[_Weight]:
     found = _find(hdf5, group, layer)
     if not isinstance(found, Group):
-        raise hdf5.origin.corrupt("the layer is listed, and has no group", layer)
-    return _listed(hdf5, found, layer)
+        raise hdf5.origin.corrupt("the layer is listed, and has no group", layer[:_SHOWN])
+    return _listed(hdf5, found, layer, seen)
 
 
-def _listed(hdf5: HDF5, group: Group, layer: str) -> list[_Weight]:
+def _listed(hdf5: HDF5, group: Group, layer: str, seen: set[str]) -> list[_Weight]:
+    """The weights in a group's list; ``seen`` has the paths of all that any list has had so far."""
     found = []
     for name in names(group.attributes, WEIGHTS, hdf5.origin):
         dataset = _find(hdf5, group, name)
         if not isinstance(dataset, Dataset):
-            raise hdf5.origin.corrupt("the weight is listed, and has no dataset", f"{group.path}/{name}")
+            raise hdf5.origin.corrupt("the weight is listed, and has no dataset", f"{group.path}/{name}"[:_SHOWN])
+        if dataset.path in seen:
+            raise hdf5.origin.corrupt("a weight is listed twice", dataset.path[:_SHOWN])
+        seen.add(dataset.path)
         found.append(_Weight(layer, tuple(name.removesuffix(":0").split("/")), dataset))
     return found
 
@@ -123,7 +125,7 @@ def _find(hdf5: HDF5, group: Group, name: str) -> Group | Dataset | None:
     node: Group | Dataset | None = group
     for part in name.split("/"):
         if part in ("", ".", ".."):
-            raise hdf5.origin.unsafe("the name leads elsewhere", f"{group.path}: {name}")
+            raise hdf5.origin.unsafe("the name leads elsewhere", f"{group.path[:_SHOWN]}: {name[:_SHOWN]}")
         node = node.children.get(part) if isinstance(node, Group) else None
     return node
 

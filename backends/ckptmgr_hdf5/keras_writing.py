@@ -7,12 +7,12 @@ Source: Keras 3.15's saving_lib.py and legacy_h5_format.py; tf_keras 2.21.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
-from ckptmgr.backend import Box, Contents, FileLayout, Layout, Part, TensorSource, TensorSpec
+from ckptmgr.backend import JSON, Box, Contents, FileLayout, Layout, Part, TensorSource, TensorSpec
 from ckptmgr.errors import StateMismatchError, UnsupportedTensorError, shown
-from ckptmgr_hdf5 import archive_writing, keras_carried, keras_converting, keras_paths, keras_trees, swapping
+from ckptmgr_hdf5 import archive_writing, keras_carried, keras_converting, keras_matching, keras_paths, keras_trees, swapping
 from ckptmgr_hdf5.archive_writing import Member
 from ckptmgr_hdf5.encoding import GroupNode, encode
 from ckptmgr_hdf5.keras_carried import KERAS, Carried
@@ -68,7 +68,7 @@ def layout(contents: Contents, *, form: Form, stem: str, align: int, template: T
     ``"keras-weights"`` may have several files: ``<stem>_00000.weights.h5`` and so on, and ``<stem>.weights.json``, the index.
 
     Raises:
-        StateMismatchError: names or shapes are not those of the model; lists every one.
+        StateMismatchError: names, shapes or dtypes are not those of the model; lists every one.
         UnsupportedTensorError: a dtype that Keras has no place for there, a slice, a tied tensor, text or a plain value.
         ValueError: nothing says how the model was saved, or the config does not tell what this form needs.
     """
@@ -119,7 +119,7 @@ def _problem(part: Part, form: Form) -> str | None:
 
 def _carried(contents: Contents, template: TensorSource | None, job: _Job) -> Carried:
     source = contents if template is None else template
-    carried = Carried.of(source.metadata, source.blobs, job.parts)
+    carried = Carried.of(source.metadata, source.blobs, job.specs)
     if carried is not None:
         return carried
     if template is not None:
@@ -129,24 +129,25 @@ def _carried(contents: Contents, template: TensorSource | None, job: _Job) -> Ca
 
 
 def _match(job: _Job, carried: Carried, template: TensorSource | None) -> None:
-    """Compares names, and shapes where they are known, with those of the model. What is optional may lack as a whole."""
+    """Compares names, shapes and dtypes with what is known of the model's. What is optional may lack as a whole."""
     missing = [name for name in carried.stored if name not in job.parts]
     for prefix in _OPTIONAL:
         if not any(name.startswith(prefix) for name in job.parts):
             missing = [name for name in missing if not name.startswith(prefix)]
     unexpected = [name for name in job.parts if name not in carried.stored]
     problems = [f"{word}: {shown(names)}" for word, names in (("missing", missing), ("unexpected", unexpected)) if names]
-    problems += _wrong_shapes(job, template)
+    problems += keras_matching.wrong(job.specs, _config(carried), template.specs if template is not None else None)
     if problems:
         text = f"the state is not what the Keras model has: {'; '.join(problems)}"
         raise StateMismatchError(text, missing=missing, unexpected=unexpected)
 
 
-def _wrong_shapes(job: _Job, template: TensorSource | None) -> Iterator[str]:
-    specs = template.specs if template is not None else {}
-    for name, part in job.parts.items():
-        if name in specs and specs[name].shape != part.spec.shape:
-            yield f"{name!r} has shape {part.spec.shape} instead of {specs[name].shape}"
+def _config(carried: Carried) -> dict[str, JSON]:
+    """The model's config; empty if there is none, or none that can be read, which then nothing is compared with."""
+    try:
+        return carried.config
+    except (Underivable, ValueError):
+        return {}
 
 
 def _planned(job: _Job, carried: Carried, template: TensorSource | None) -> Layout:

@@ -16,7 +16,7 @@ from ckptmgr_hdf5.generic import BLOBS, BYTES, ENDS, FILES
 from ckptmgr_hdf5.origin import Origin
 from ckptmgr_hdf5.parsing import Dataset, Group
 from ckptmgr_hdf5.source import Carried, HDF5Source
-from ckptmgr_hdf5.tensors import Entry, File, root_of, string_entry, understand
+from ckptmgr_hdf5.tensors import Entry, File, root_of, string_entry, tied, understand
 
 Read: TypeAlias = Callable[[Folder, str], File]
 _Path: TypeAlias = tuple[str, ...]
@@ -68,7 +68,7 @@ def _ours(files: Sequence[File]) -> HDF5Source:
     carried = carriage.decode(root_of(last).attributes, last.origin)
     found = sorted(
         ((number, entry) for number, file in enumerate(files) for entry in _entries(file)),
-        key=lambda item: (item[0], item[1].dataset.offset or -1),
+        key=lambda item: (item[0], item[1].dataset.address),  # headers lie in the order of the tree
     )
     entries: dict[str, Entry] = {}
     paths: dict[str, _Path] = {}
@@ -89,6 +89,8 @@ def _ours(files: Sequence[File]) -> HDF5Source:
     aliases = _aliases(carried, places, last.origin)
     for alias in aliases:
         entries.pop(alias, None)
+    others = tied(entries)  # names that were added, not by us
+    aliases = {alias: others.get(name, name) for alias, name in aliases.items()} | others
     for name, path in map(carried.named, carried.aliases):
         paths.setdefault(name, path)
     return HDF5Source(entries, aliases, paths, carried.metadata, _blobs(last), files)
@@ -102,7 +104,7 @@ def _aliases(carried: Carriage, places: Mapping[str, tuple[str, Entry]], origin:
             raise origin.corrupt(f"{stored!r} is tied to {target!r}, which is no tensor")
         name, entry = places[target]
         own = places.get(stored)
-        if own is None or own[1].dataset.offset == entry.dataset.offset:
+        if own is None or (own[1].file is entry.file and own[1].dataset.address == entry.dataset.address):
             aliases[carried.named(stored)[0]] = name
     return aliases
 

@@ -46,7 +46,7 @@ class Dataset(NamedTuple):
     ``kind`` is "raw" (little-endian numbers as numpy has them), "bool", "opaque", "string" (of fixed length, `S<n>`),
     "vlen_string" (`Tree.strings` reads it) or "other"; ``dtype`` is None if numpy has no word for the type. ``storage`` is
     "contiguous", "compact", "chunked" or "none" (never written); ``offset`` is None for the last two, and ``shape`` for a
-    dataset without elements and shape.
+    dataset without elements and shape. All names of one dataset have the same ``address``, and no other dataset has it.
     """
 
     path: str
@@ -56,6 +56,7 @@ class Dataset(NamedTuple):
     offset: int | None
     nbytes: int
     storage: str
+    address: int
     attributes: Mapping[str, Value]
 
 
@@ -111,6 +112,10 @@ class Tree:
         kind = Kind(dataset.kind, dataset.dtype, dataset.nbytes // math.prod(dataset.shape))
         try:
             data = self._reader.read(dataset.offset - self._reader.start, dataset.nbytes)
+            if kind.name == "vlen_string":
+                texts = np.empty(math.prod(dataset.shape), object)
+                texts[:] = self._heaps.texts(data, dataset.address)
+                return texts.reshape(dataset.shape)
             return elements(kind, dataset.shape, data, self._heaps)
         except Damaged as error:
             raise self._origin.corrupt(str(error), dataset.path) from error
@@ -191,7 +196,7 @@ class _Parser:
             raise Damaged("the paths of the file's objects are too long")
         alike = self._alike.find(address)
         if alike is not None:
-            return self._contiguous(*alike), []
+            return self._contiguous(*alike, address), []
         header = read_header(self._file.reader, address, self._claims)
         if LAYOUT in header.single:
             return self._dataset(header, address), []
@@ -233,14 +238,14 @@ class _Parser:
         if storage == "contiguous" and place is not None:
             described = Described(kind, shape, nbytes, header.attributes)
             self._alike.keep(address, header, described)
-            return self._contiguous(described, place)
+            return self._contiguous(described, place, address)
         offset = None if place is None else self._offset(place, nbytes)
-        return Dataset(self._path, kind.dtype, kind.name, shape, offset, nbytes, storage, attributes)
+        return Dataset(self._path, kind.dtype, kind.name, shape, offset, nbytes, storage, address, attributes)
 
-    def _contiguous(self, described: Described, place: int) -> Dataset:
+    def _contiguous(self, described: Described, place: int, address: int) -> Dataset:
         kind, shape, nbytes, messages = described
         offset, attributes = self._offset(place, nbytes), self._attributes_of(messages)
-        return Dataset(self._path, kind.dtype, kind.name, shape, offset, nbytes, "contiguous", attributes)
+        return Dataset(self._path, kind.dtype, kind.name, shape, offset, nbytes, "contiguous", address, attributes)
 
     def _offset(self, place: int, nbytes: int) -> int:
         if place + nbytes > self._file.reader.nbytes:

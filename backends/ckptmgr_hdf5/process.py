@@ -88,11 +88,19 @@ class Process:
             MissingDependencyError: h5py is not installed, or cannot be imported.
             OSError: no process can be started.
         """
-        if self._started is None or self._started.pid != os.getpid():
+        is_new = self._started is None or self._started.pid != os.getpid()
+        if is_new:
             self._start()
         self._is_answered = False
         self._place = path
-        self._send({"ask": what, "path": path, **words})
+        request = {"ask": what, "path": path, **words}
+        try:
+            self._put(request)
+        except OSError as error:
+            if is_new:
+                raise self._lost("it does not listen") from error
+            self._start_again()  # it was ended while it had nothing to do, as by a system that is short of memory
+            self._send(request)
 
     def answer(self, most: int, into: np.ndarray[Any, Any] | None = None) -> Answer:
         """The next frame, with at most that many bytes of data; ``into``, an array of bytes, is filled whole instead.
@@ -142,14 +150,22 @@ class Process:
             raise MissingDependencyError("h5py is installed, but a process that imports it does not start") from error
         self._send(dict(self._limits))
 
+    def _start_again(self) -> None:
+        self.close()
+        self._start()
+        self._is_answered = False
+
     def _send(self, frame: dict[str, Any], data: bytes = b"") -> None:
-        text = json.dumps(frame).encode()
         try:
-            channel = self._channel(self._timeout_s)
-            channel.sendall(_FRAME.pack(len(text), len(data)) + text)
-            channel.sendall(data)
+            self._put(frame, data)
         except OSError as error:
             raise self._lost("it does not listen") from error
+
+    def _put(self, frame: dict[str, Any], data: bytes = b"") -> None:
+        text = json.dumps(frame).encode()
+        channel = self._channel(self._timeout_s)
+        channel.sendall(_FRAME.pack(len(text), len(data)) + text)
+        channel.sendall(data)
 
     def _frame(self, timeout_s: float) -> tuple[dict[str, Any], int]:
         """The next frame, and the size of the data behind it."""

@@ -4,6 +4,7 @@ Most lie there as numpy holds them. Others are decoded here (big-endian numbers,
 of its own (chunked and compressed ones). What no array can be made of is told as None: its bytes are carried, at most.
 """
 
+import math
 import threading
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -13,11 +14,13 @@ import numpy as np
 from ckptmgr.backend import Folder, TensorSpec, numpy_dtype, tensor_spec
 from ckptmgr.errors import UnsupportedTensorError
 from ckptmgr_hdf5.dtypes import DTYPE, SHAPE, stored_dtype
+from ckptmgr_hdf5.heaps import Share
 from ckptmgr_hdf5.origin import Origin
 from ckptmgr_hdf5.parsing import Dataset, Group, Reader, Tree, Value
 from ckptmgr_hdf5.worker import EXPANSION, FREE_NBYTES, Worker
 
 Way: TypeAlias = Literal["raw", "decoded", "texts", "strings"]
+_OBJECT_NBYTES = 64  # at least, of memory that one string takes, with what leads to it
 _NOTE = "dtype"  # the attribute with which Keras says what opaque bytes are
 
 
@@ -26,7 +29,8 @@ class File:
     """One HDF5 file, or a member of an archive that is one.
 
     ``name`` is that of the file in ``folder`` where the bytes lie as they are, or None if they are only what ``reader`` reads.
-    ``is_exact`` says that ckptmgr wrote it: every bool in it is 0 or 1.
+    ``is_exact`` says that ckptmgr wrote it: every bool in it is 0 or 1. ``stored`` and ``decoded`` are how much its datasets may
+    take that lie in it as they are, and the others.
     """
 
     folder: Folder
@@ -35,8 +39,14 @@ class File:
     origin: Origin
     tree: Tree | None
     is_exact: bool = False
+    stored: Share = field(init=False)
+    decoded: Share = field(init=False)
     _worker: Worker | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.stored = Share(self.reader.nbytes)
+        self.decoded = Share(FREE_NBYTES + EXPANSION * self.reader.nbytes)
 
     def worker(self) -> Worker:
         """What reads this file by h5py; it lasts until `close`."""
@@ -79,8 +89,9 @@ def understand(file: File, dataset: Dataset, dtype: np.dtype[Any] | None = None)
     shape = dataset.shape
     if shape is None:
         return None
-    check_size(file, dataset)
-    if dataset.kind in ("string", "vlen_string"):
+    is_text = dataset.kind in ("string", "vlen_string")
+    check_size(file, dataset, strings=math.prod(shape) if is_text else 0)
+    if is_text:
         return Entry(tensor_spec(np.dtype(object), shape), file, dataset, "texts")
     mark = _attribute(dataset, DTYPE)
     if mark is not None:
@@ -92,13 +103,33 @@ def understand(file: File, dataset: Dataset, dtype: np.dtype[Any] | None = None)
     return _entry(file, dataset, tensor_spec(stored.newbyteorder("="), shape), stored)
 
 
-def check_size(file: File, dataset: Dataset) -> None:
-    """Raises CorruptCheckpointError for a dataset that was never written, or that its file cannot be decoded to."""
-    if dataset.nbytes and dataset.storage == "none":
+def check_size(file: File, dataset: Dataset, *, strings: int = 0) -> None:
+    """Counts a dataset among its file's, with that many strings that it becomes. One with several names is counted once.
+
+    Raises:
+        CorruptCheckpointError: it was never written, or with it there is more than the file can be decoded to.
+    """
+    nbytes, share = dataset.nbytes, file.stored
+    if nbytes and dataset.storage == "none":
         raise file.origin.corrupt("it was never written", dataset.path)
-    most = FREE_NBYTES + EXPANSION * file.reader.nbytes
-    if dataset.offset is None and dataset.nbytes > most:
-        raise file.origin.corrupt(f"it would have {dataset.nbytes} bytes, and its file has {file.reader.nbytes}", dataset.path)
+    if dataset.offset is None:
+        nbytes, share = nbytes + _OBJECT_NBYTES * strings, file.decoded
+    if nbytes > share.left(dataset.address):
+        problem = f"it would have {nbytes} bytes, and its file has {file.reader.nbytes} for all of its datasets"
+        raise file.origin.corrupt(problem, dataset.path)
+    share.take(dataset.address, nbytes)
+
+
+def tied(entries: dict[str, Entry]) -> dict[str, str]:
+    """Takes out the tensors that an earlier one is as well, because their datasets have several names: each with that one."""
+    firsts: dict[tuple[Any, ...], str] = {}
+    aliases: dict[str, str] = {}
+    for name, (spec, file, dataset, _, _, data) in [*entries.items()]:
+        first = firsts.setdefault((id(file), dataset.address, None if data is None else data.address, spec), name)
+        if first != name:
+            aliases[name] = first
+            del entries[name]
+    return aliases
 
 
 def root_of(file: File) -> Group:
@@ -149,10 +180,11 @@ def string_entry(file: File, ends: Dataset, data: Dataset) -> Entry:
         CorruptCheckpointError: these are no such datasets.
     """
     for dataset, dtype in ((ends, np.dtype("<u8")), (data, np.dtype(np.uint8))):
-        check_size(file, dataset)
         if dataset.dtype != dtype or dataset.shape is None:
             raise file.origin.corrupt("it is no part of a tensor of strings", dataset.path)
     assert ends.shape is not None
+    check_size(file, ends, strings=math.prod(ends.shape))
+    check_size(file, data)
     return Entry(tensor_spec(np.dtype(object), ends.shape), file, ends, "strings", None, data)
 
 

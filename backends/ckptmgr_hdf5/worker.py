@@ -13,7 +13,7 @@ import numpy as np
 from ckptmgr.backend import Box, Folder
 from ckptmgr_hdf5.answers import Builder, Details, Nonsense, parse_details, split_texts
 from ckptmgr_hdf5.blocks import Reader
-from ckptmgr_hdf5.heaps import Heaps
+from ckptmgr_hdf5.heaps import Heaps, Share
 from ckptmgr_hdf5.origin import Origin
 from ckptmgr_hdf5.parsing import Dataset, Group, Tree
 from ckptmgr_hdf5.process import Process
@@ -48,6 +48,7 @@ class Worker:
         self._reader = reader
         self._origin = origin
         self._details: dict[str, Details] = {}
+        self._share = Share(reader.nbytes)
         limits = {
             "nbytes": reader.nbytes,
             "memory": memory_nbytes,
@@ -134,7 +135,8 @@ class Worker:
             return array
         if dataset.kind != "vlen_string":
             raise self._origin.corrupt("its elements are no texts", path)
-        texts, left = np.empty(box.shape, object), self._reader.nbytes
+        most = left = self._share.left(dataset.address)
+        texts = np.empty(box.shape, object)
         for window in windows(box, chunk, _TEXTS):
             with self._process.conversation():
                 self._process.ask("texts", path, start=window.start, stop=window.stop)
@@ -143,6 +145,7 @@ class Worker:
             if left < 0:
                 raise self._origin.corrupt("its texts have more bytes than the file", path)
             texts[window.slices] = self._split(data, window, path)
+        self._share.take(dataset.address, most - left)
         return texts
 
     def close(self) -> None:

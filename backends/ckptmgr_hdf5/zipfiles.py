@@ -32,6 +32,7 @@ _BIG = 0xFFFFFFFF
 _SYMLINK = 0xA
 _MAX_DIRECTORY_NBYTES = 16 << 20
 _SMALL_NBYTES = 1 << 20
+MAX_INFLATED_NBYTES = 16 << 20  # Keras compresses nothing, so what is compressed is small, or not by Keras
 _MAX_RATIO = 200  # of what is larger; text is compressed 30 times, a model's weights hardly, a bomb 1000 times
 _CHUNK = 1 << 20
 
@@ -77,14 +78,17 @@ class Archive:
         start = self._start(member)
         return None if member.is_deflated else start
 
-    def read(self, name: str, most: int) -> bytes:
-        """All bytes of a member of at most that many, compared with its crc32.
+    def read(self, name: str, most: int, *, inflated: int = MAX_INFLATED_NBYTES) -> bytes:
+        """All bytes of a member of at most that many, compared with its crc32; of at most ``inflated`` if it is compressed.
 
         Raises:
             KeyError: no such member.
             CorruptCheckpointError: it is larger, damaged or cut off.
         """
         member = self.members[name]
+        if member.is_deflated and member.nbytes > inflated:
+            problem = f"it is compressed and has {member.nbytes} bytes, of which at most {inflated} are decompressed"
+            raise self.origin.corrupt(f"{problem}: save the model again with Keras, which does not compress", name)
         if member.nbytes > most:
             raise self.origin.corrupt(f"it has {member.nbytes} bytes, and at most {most} are read", name)
         start = self._start(member)

@@ -136,6 +136,19 @@ def test_a_tensor_that_is_left_under_its_tied_name_alone_is_still_it(tmp_path: P
     check(tmp_path)
 
 
+def test_a_tied_name_that_got_chunks_of_its_own_is_a_tensor(tmp_path: Path) -> None:
+    def change(file: h5py.File) -> None:
+        del file["tied/0"], file["w"]
+        file.create_dataset("tied/0", data=np.zeros(6), chunks=True)
+        file.create_dataset("w", data=SHARED, chunks=True)
+
+    changed(tmp_path, change)
+
+    with opened(tmp_path) as source:
+        assert not source.aliases
+        assert source.read("tied/0").tolist() == [0.0] * 6
+
+
 def test_a_newer_format_asks_for_a_newer_ckptmgr(tmp_path: Path) -> None:
     changed(tmp_path, lambda file: file.attrs.modify("ckptmgr_format", np.uint8(2)))
 

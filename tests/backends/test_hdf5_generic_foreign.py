@@ -64,6 +64,22 @@ def test_a_second_name_of_a_dataset_is_a_tied_one(tmp_path: Path) -> None:
         assert np.array_equal(source.read("c/w"), GRID)
 
 
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+@pytest.mark.parametrize(
+    "options", [{"chunks": True}, {"data": np.zeros((0, 3))}, {"data": ["ä"]}], ids=["chunked", "empty", "text"]
+)
+def test_second_names_are_tied_however_the_data_is_stored(tmp_path: Path, options: dict[str, Any], libver: str) -> None:
+    def write(file: h5py.File) -> None:
+        file.create_dataset("a", **({"data": GRID} | options))
+        file["b"] = file["a"]
+        for number in range(20):  # so that newer files have a heap of links, which h5py reads
+            file[f"z{number:02}"] = number
+
+    with opened(tmp_path, write, libver=libver) as source:
+        assert source.aliases == {"b": "a"}
+        assert source.read("b").tolist() == source.read("a").tolist()
+
+
 def test_bools_are_true_where_their_byte_is_not_zero(tmp_path: Path) -> None:
     with opened(tmp_path, lambda file: file.update({"b": np.array([True, False, True])})) as source:
         data = bytearray((tmp_path / "x.h5").read_bytes())
