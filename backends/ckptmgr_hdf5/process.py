@@ -94,11 +94,7 @@ class Process:
         self._is_answered = False
         self._place = path
         request = {"ask": what, "path": path, **words}
-        try:
-            self._put(request)
-        except OSError as error:
-            if is_new:
-                raise self._lost("it does not listen") from error
+        if not self._send(request) and not is_new:
             self._start_again()  # it was ended while it had nothing to do, as by a system that is short of memory
             self._send(request)
 
@@ -155,17 +151,18 @@ class Process:
         self._start()
         self._is_answered = False
 
-    def _send(self, frame: dict[str, Any], data: bytes = b"") -> None:
+    def _send(self, frame: dict[str, Any], data: bytes = b"") -> bool:
+        """Whether the process could still be told. If it has ended, what it said before is yet to be read."""
+        text = json.dumps(frame).encode()
         try:
-            self._put(frame, data)
+            channel = self._channel(self._timeout_s)
+            channel.sendall(_FRAME.pack(len(text), len(data)) + text)
+            channel.sendall(data)
+        except (BrokenPipeError, ConnectionResetError):
+            return False
         except OSError as error:
             raise self._lost("it does not listen") from error
-
-    def _put(self, frame: dict[str, Any], data: bytes = b"") -> None:
-        text = json.dumps(frame).encode()
-        channel = self._channel(self._timeout_s)
-        channel.sendall(_FRAME.pack(len(text), len(data)) + text)
-        channel.sendall(data)
+        return True
 
     def _frame(self, timeout_s: float) -> tuple[dict[str, Any], int]:
         """The next frame, and the size of the data behind it."""
@@ -195,6 +192,8 @@ class Process:
                 view = view[count:]
         except TimeoutError as error:
             raise self._lost(f"it gave no answer for {self._timeout_s:g} s") from error
+        except ConnectionResetError as error:
+            raise self._lost(self._ending()) from error
         except OSError as error:
             raise self._lost(f"it is gone ({error})") from error
 
