@@ -153,26 +153,27 @@ class Bundle:
         Raises:
             CorruptCheckpointError: the tensors claim more bytes than the files hold, so some of them share bytes otherwise.
         """
-        first: dict[Entry, str] = {}
+        first: dict[tuple[int, int, int], str] = {}
         same: dict[str, str] = {}
         claimed = 0
+        entries = self._entries
+        sizes = {shard: self._sizes.get(self._file(shard), -1) for shard in {entry.shard for entry in entries.values()}}
         for key in keys:
-            entry = self._entries.get(key)
-            if entry is None or not self._is_inside(entry):
-                continue  # it tells so when it is asked for
-            nbytes = self.specs[key].nbytes if entry.slices else entry.nbytes
-            if nbytes and not entry.slices and first.setdefault(entry, key) != key:
-                same[key] = first[entry]
-            else:
-                claimed += nbytes
+            entry = entries.get(key)
+            if entry is None:
+                continue  # it tells so when it is asked for, as does one that is not inside its file
+            if entry.slices:
+                claimed += self.specs[key].nbytes
+            elif entry.nbytes and entry.offset + entry.nbytes <= sizes[entry.shard]:
+                other = first.setdefault((entry.shard, entry.offset, entry.nbytes), key)
+                if other is not key and entries[other] == entry:
+                    same[key] = other
+                else:
+                    claimed += entry.nbytes
         held = sum(nbytes for file, nbytes in self._sizes.items() if not file.endswith(INDEX))
         if claimed > held:
             raise self._origin.corrupt(f"its tensors claim {claimed} bytes, and its data files hold {held}")
         return same
-
-    def _is_inside(self, entry: Entry) -> bool:
-        file = self._file(entry.shard)
-        return bool(entry.slices) or entry.offset + entry.nbytes <= self._sizes.get(file, -1)
 
     def _entry(self, key: str) -> Entry:
         if key in self.specs:
