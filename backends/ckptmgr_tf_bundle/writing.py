@@ -15,10 +15,10 @@ import numpy as np
 from ckptmgr.backend import Contents, Digest, FileLayout, Late, Layout, Part
 from ckptmgr.backend import Path as StatePath
 from ckptmgr.errors import UnsupportedTensorError, shown
-from ckptmgr_tf_bundle import building, carriage, literal, messages, table
+from ckptmgr_tf_bundle import building, carriage, literal, table
 from ckptmgr_tf_bundle.carriage import Carriage
 from ckptmgr_tf_bundle.dtypes import CODES, INEXACT
-from ckptmgr_tf_bundle.entry import build_entry, build_header
+from ckptmgr_tf_bundle.entry import build_entry, build_header, build_slices
 from ckptmgr_tf_bundle.keys import GRAPH_KEY
 from ckptmgr_tf_bundle.literal import Literal
 from ckptmgr_tf_bundle.slices import slice_key
@@ -221,20 +221,7 @@ def _entries(
                 yield each.encode(), value
     for key, parts in sliced.items():
         spec = parts[0].spec
-        yield key.encode(), _partitioned(CODES[spec.dtype], spec.shape, [_extents(part) for part in parts])
-
-
-def _partitioned(dtype: int, shape: Sequence[int], slices: Sequence[Sequence[tuple[int, int]]]) -> bytes:
-    """The entry of a tensor whose slices have entries of their own."""
-    entry = messages.BundleEntry(dtype=dtype)
-    entry.shape.SetInParent()
-    for size in shape:
-        entry.shape.dim.add(size=size)
-    for extents in slices:
-        added = entry.slices.add()
-        for start, length in extents:
-            added.extent.add(start=start, length=length)
-    return bytes(entry.SerializeToString(deterministic=True))
+        yield key.encode(), build_slices(CODES[spec.dtype], spec.shape, [_extents(part) for part in parts])
 
 
 def _extents(part: Part) -> tuple[tuple[int, int], ...]:
