@@ -13,21 +13,20 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
 from ckptmgr import backend as backends
-from ckptmgr import commit, saving, tree
+from ckptmgr import commit, saving
 from ckptmgr import sweep as sweeping
 from ckptmgr.adopting import Adoption
 from ckptmgr.backend import Backend
 from ckptmgr.checkpoint import Cast, Checkpoint, Restored
 from ckptmgr.errors import CorruptCheckpointError, StepNotFoundError, shown
-from ckptmgr.fields import plain_json
 from ckptmgr.finding import Run, VerifyReport
 from ckptmgr.group import Group, Solo
 from ckptmgr.hints import Hints
-from ckptmgr.manifest import TREE, Manifest, this_writer
+from ckptmgr.manifest import Manifest, this_writer
 from ckptmgr.naming import StepNaming, checked_step
 from ckptmgr.renaming import Rule
 from ckptmgr.retention import KeepAll, KeepBest, Plan, Retention, plan
-from ckptmgr.saving import Asset
+from ckptmgr.saving import Asset, Prepared
 from ckptmgr.step import JSON, StepInfo
 from ckptmgr.storage import open_folder
 from ckptmgr.sweep import Swept
@@ -124,17 +123,34 @@ class CheckpointManager:
             SaveError: another writer took the step over, or a sweep removed the claim.
             OSError: the storage failed; its own error.
         """
-        step = checked_step(step)
-        numbers = saving.numbers(metrics or {})
-        facts = plain_json(dict(metadata or {}), "metadata")
-        flat = tree.flatten(state)
-        planned = saving.plan(flat, self.backend, stem=STEM, max_file_nbytes=self.max_file_nbytes)
-        extras = saving.asset_bytes(assets or {}, taken={TREE, *(file.name for file in planned.layout.files)})
+        return self.complete(self.prepare(step, state, metrics=metrics, metadata=metadata, assets=assets, overwrite=overwrite))
 
-        name = self._steps.name_of(step) or self.naming.format(step, facts)
-        if not overwrite:
+    def prepare(
+        self,
+        step: int,
+        state: Any,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, JSON] | None = None,
+        assets: Mapping[str, Asset] | None = None,
+        overwrite: bool = False,
+    ) -> Prepared:
+        """The first half of `save`: looks at everything, and writes nothing.
+
+        Plain values, random generators, metrics and assets are taken now; of arrays only dtypes and shapes, so their bytes
+        must stay as they are until `complete` returns. Raises as `save` does for what cannot be stored.
+        """
+        return saving.prepare(
+            step, state, metrics or {}, metadata or {}, assets or {}, overwrite, self.backend, STEM, self.max_file_nbytes
+        )
+
+    def complete(self, prepared: Prepared) -> StepInfo:
+        """The second half of `save`: writes what was prepared, commits it, applies retention. To be called once."""
+        step = prepared.step
+        name = self._steps.name_of(step) or self.naming.format(step, prepared.metadata)
+        if not prepared.overwrite:
             self._steps.refuse_foreign(step)
-        attempt = commit.begin(self.folder, name, step, overwrite=overwrite)
+        attempt = commit.begin(self.folder, name, step, overwrite=prepared.overwrite)
 
         def manifest(sequence: int) -> Manifest:
             return Manifest(
@@ -146,13 +162,13 @@ class CheckpointManager:
                 backend=self.backend.name,
                 nbytes=sum(entry.nbytes for entry in entries),
                 files=entries,
-                metrics=numbers,
-                metadata=facts,
+                metrics=prepared.metrics,
+                metadata=prepared.metadata,
                 writer=this_writer(),
             )
 
         with attempt.undone_if_it_fails():
-            entries = saving.write_step(attempt.folder, planned, extras, progress=self.progress)
+            entries = saving.write_step(attempt.folder, prepared.plan, prepared.assets, progress=self.progress)
             info = attempt.commit(self.naming, manifest, before_delete=lambda old: self._hints.replaced(name, old))
         self._collect_after(f"step {step} is committed")
         return info

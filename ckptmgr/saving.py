@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ckptmgr import transfer
+from ckptmgr import transfer, tree
 from ckptmgr.backend import Backend
 from ckptmgr.checksum import crc32c
 from ckptmgr.errors import shown
+from ckptmgr.fields import plain_json
 from ckptmgr.layout import Contents, Layout, Part, pack
 from ckptmgr.manifest import ASSET, TREE, FileEntry, is_plain
 from ckptmgr.memory import MemorySource
+from ckptmgr.naming import checked_step
 from ckptmgr.step import JSON
 from ckptmgr.storage import Folder, StagingStore, staging
 from ckptmgr.transfer import Progress, Stats
@@ -34,12 +36,43 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class Prepared:
+    """All that a save of a step writes, looked at and checked. The bytes of its arrays are still where they were."""
+
+    step: int
+    plan: Plan
+    metrics: Mapping[str, float]
+    metadata: Mapping[str, JSON]
+    assets: Mapping[str, bytes]
+    overwrite: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Written:
     """Files that are now durable, each with size and crc32c, and the index of their tensors."""
 
     files: tuple[FileEntry, ...]
     tree: TreeFile
     stats: Stats
+
+
+def prepare(
+    step: int,
+    state: Any,
+    metrics: Mapping[str, Any],
+    metadata: Mapping[str, JSON],
+    assets: Mapping[str, Asset],
+    overwrite: bool,
+    backend: Backend,
+    stem: str,
+    max_file_nbytes: int | None,
+) -> Prepared:
+    """All that `CheckpointManager.save` checks before it claims the step; raises what that tells."""
+    step, taken = checked_step(step), numbers(metrics)
+    facts = plain_json(dict(metadata), "metadata")
+    planned = plan(tree.flatten(state), backend, stem=stem, max_file_nbytes=max_file_nbytes)
+    files = asset_bytes(assets, taken={TREE, *(file.name for file in planned.layout.files)})
+    return Prepared(step, planned, taken, facts, files, overwrite)
 
 
 def plan(
