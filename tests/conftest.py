@@ -11,6 +11,7 @@ from ckptmgr import CheckpointManager, ledger
 from ckptmgr.storage import Folder
 
 sys.path.insert(0, str(Path(__file__).parent))
+import frameworks
 from stores import MemoryStore
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow tells of CPU features at every start
@@ -21,12 +22,21 @@ settings.register_profile("ckptmgr", deadline=None, derandomize=True, suppress_h
 settings.register_profile("long", deadline=None, max_examples=50_000, suppress_health_check=list(HealthCheck))
 settings.load_profile("ckptmgr")
 
-FRAMEWORKS = ("torch", "jax", "tf", "keras")
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of frameworks come last: those start threads, and others fork."""
-    items.sort(key=lambda item: any(name in vars(item.module) for name in FRAMEWORKS))
+    """Tests of frameworks come last: others fork."""
+    items.sort(key=lambda item: bool(frameworks.named_by(item.module)))
+
+
+def pytest_collection_finish() -> None:
+    """From here on frameworks may be used."""
+    frameworks.Lazy.is_collecting = False
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test finds the frameworks that its module names imported."""
+    for framework in frameworks.named_by(item.module):
+        framework.load()
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ Only calls made by the modules of `ckptmgr.storage` count, and only those that c
 all threads are counted together, so the code under test has to make them in the same order each time.
 """
 
+import faulthandler
 import fcntl
 import os
 import signal
@@ -24,10 +25,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from unittest import mock
 
+import frameworks
+
 import ckptmgr.storage.posix  # noqa: F401  (loads every module that is watched)
 from ckptmgr.storage import vectored
 
 When = Literal["before", "after"]
+STDERR = 2  # where pytest captures it; sys.stderr may be another one
 _CHANGING = {"open", "mkdir", "rmdir", "pwritev", "fsync", "replace", "link", "unlink", "utime", "flock"}
 
 
@@ -86,10 +90,16 @@ def in_child(action: Callable[[], Any]) -> int:
 
 
 def start_child(action: Callable[[], Any]) -> int:
-    """Begins ``action`` in a forked child and gives its process id, for `exit_code`."""
+    """Begins ``action`` in a forked child and gives its process id, for `exit_code`.
+
+    A child that crashes tells the stack of each thread on stderr, which pytest shows beside the test that failed.
+    """
+    found = frameworks.loaded()
+    assert not found, f"a process with {', '.join(found)} loaded must not fork: name them as tests/frameworks.py says"
     child = os.fork()
     if child == 0:
         try:
+            faulthandler.enable(STDERR)
             action()
         except BaseException:  # noqa: BLE001  a child must never go on with the tests of its parent
             traceback.print_exc()

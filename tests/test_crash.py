@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from syscalls import counting, dying_at, failing_at, in_child
+from syscalls import counting, dying_at, failing_at, in_child, start_child
 
 from ckptmgr import CheckpointManager, KeepLast
 
@@ -186,9 +186,7 @@ def test_200_random_kills_of_a_saving_loop_lose_nothing(tmp_path):
     kills = acknowledged = interrupted = 0
     while kills < 200:
         receive, send = os.pipe()
-        child = os.fork()
-        if not child:
-            _save_for_ever(tmp_path, send)
+        child = start_child(lambda send=send: _save_for_ever(tmp_path, send))
         os.close(send)
         select.select([receive], [], [], 30)  # at least one save of each life is under way
         time.sleep(rng.random() * 0.03)
@@ -213,14 +211,11 @@ def test_200_random_kills_of_a_saving_loop_lose_nothing(tmp_path):
 
 
 def _save_for_ever(root: Path, send: int) -> None:
-    try:
-        manager = CheckpointManager(root, retention=KeepLast(3))
-        latest = manager.latest()
-        step = latest.step if latest else 0
-        os.write(send, b" ")
-        while True:
-            step += 1
-            manager.save(step, state(step))
-            os.write(send, b"%d " % step)
-    finally:
-        os._exit(1)
+    manager = CheckpointManager(root, retention=KeepLast(3))
+    latest = manager.latest()
+    step = latest.step if latest else 0
+    os.write(send, b" ")
+    while True:
+        step += 1
+        manager.save(step, state(step))
+        os.write(send, b"%d " % step)

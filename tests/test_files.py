@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from frameworks import torch
 from safetensors.numpy import load_file, save_file
 
 import ckptmgr

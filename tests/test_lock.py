@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from syscalls import failing_at, in_child
+from syscalls import failing_at, in_child, start_child
 
 from ckptmgr.storage.lock import exclusive
 
@@ -20,15 +20,14 @@ from ckptmgr.storage.lock import exclusive
 def holder(path: str) -> Iterator[int]:
     """A child process that holds the lock until it is killed."""
     ready, tell = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            with exclusive(path, 5):
-                os.write(tell, b"x")
-                while True:
-                    signal.pause()
-        finally:
-            os._exit(1)
+
+    def hold() -> None:
+        with exclusive(path, 5):
+            os.write(tell, b"x")
+            while True:
+                signal.pause()
+
+    child = start_child(hold)
     os.read(ready, 1)
     try:
         yield child

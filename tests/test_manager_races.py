@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from runs import files, state
+from syscalls import start_child
 
 from ckptmgr import (
     CheckpointManager,
@@ -27,15 +28,7 @@ from ckptmgr import checkpoint as checkpoints
 @contextmanager
 def saving(save: Callable[[int], object], count: int) -> Iterator[Callable[[], bool]]:
     """Another process that saves 1, 2, 3, ...; gives whether it is still at it."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            for number in range(1, count + 1):
-                save(number)
-            status = 0
-        finally:
-            os._exit(status)
+    child = start_child(lambda: [save(number) for number in range(1, count + 1)])
     ended: list[int] = []
 
     def is_saving() -> bool:

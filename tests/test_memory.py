@@ -1,8 +1,7 @@
-import jax
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
+from frameworks import jax, torch
 
 from ckptmgr.box import Box
 from ckptmgr.memory import MemorySource
@@ -11,7 +10,7 @@ from ckptmgr.spec import TensorSpec
 SPEC = TensorSpec("float32", (2, 3))
 
 
-@pytest.mark.parametrize("make", [np.array, torch.tensor, jax.numpy.array])
+@pytest.mark.parametrize("make", [np.array, lambda value: torch.tensor(value), lambda value: jax.numpy.array(value)])
 def test_leaves_of_any_framework_are_read_as_host_arrays(make) -> None:
     source = MemorySource({"w": make(np.arange(6, dtype=np.float32).reshape(2, 3))}, {"w": SPEC})
 

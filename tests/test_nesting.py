@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from frameworks import torch
 
 from ckptmgr import restoring
 from ckptmgr.errors import CorruptCheckpointError, StateMismatchError

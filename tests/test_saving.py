@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-import torch
+from frameworks import torch
 from stores import MemoryStore
 
 from ckptmgr import CheckpointManager, saving, tree

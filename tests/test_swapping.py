@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from frameworks import torch
 from safetensors.numpy import save_file
 
 import ckptmgr

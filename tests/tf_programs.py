@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
-import tensorflow as tf
-import tf_keras
+from frameworks import Lazy, keras, tf, tf_keras
 
+tf_modules = Lazy("tf_modules")  # its classes need their bases
 PARTS = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance", "embeddings")
 
 
@@ -109,32 +108,11 @@ def fitted(model: Any, features: int, labels: int) -> Callable[[], object]:
     return train
 
 
-class Block(tf.Module):
-    """A module of two variables."""
-
-    def __init__(self, rng: np.random.Generator) -> None:
-        super().__init__()
-        self.w = tf.Variable(rng.normal(size=(3, 2)).astype(np.float32))
-        self.b = tf.Variable(rng.normal(size=2))
-
-
-class Net(tf.Module):
-    """Lists, dicts with odd keys, tuples, a tied variable and a cycle."""
-
-    def __init__(self, rng: np.random.Generator) -> None:
-        super().__init__()
-        self.blocks = [Block(rng), Block(rng)]
-        self.odd = {name: tf.Variable(rng.integers(9, size=2)) for name in ("a/b", "x.y", ".S", "層", "with space", "..")}
-        self.text = tf.Variable(["a\0", "层"])
-        self.tied = self.blocks[0].w
-        self.pair = (tf.Variable(2.5, dtype=tf.float64), Block(rng))
-        self.me = self
-
-
 def nested(seed: int) -> Program:
     """Modules, containers and plain variables in one `tf.train.Checkpoint`."""
     rng = np.random.default_rng(seed)
-    net, step, listed = Net(rng), tf.Variable(seed, dtype=tf.int64), [tf.Variable([float(seed)]), {"k": tf.Variable([[2.0]])}]
+    net, step = tf_modules.Net(rng), tf.Variable(seed, dtype=tf.int64)
+    listed = [tf.Variable([float(seed)]), {"k": tf.Variable([[2.0]])}]
     blocks = [{"w": block.w, "b": block.b} for block in (*net.blocks, net.pair[1])]
     inside = {"blocks": blocks[:2], "odd": dict(net.odd), "text": net.text, "tied": net.tied, "pair": [net.pair[0], blocks[2]]}
 
@@ -162,27 +140,10 @@ def sequential_model(seed: int, optimizer: Any = None) -> Any:
     return model
 
 
-class Tower(tf_keras.Model):
-    """A subclassed model: its weights stand where its attributes do, and one layer is reached in two ways."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stages = [tf_keras.layers.Dense(6, activation="tanh"), tf_keras.layers.BatchNormalization()]
-        self.heads = {"main": tf_keras.layers.Dense(2)}
-        self.scale = tf.Variable(np.float32([1, 2]))
-        self.first = self.stages[0]
-
-    def call(self, inputs: Any) -> Any:
-        """The model's answer."""
-        for stage in self.stages:
-            inputs = stage(inputs)
-        return self.heads["main"](inputs) * self.scale
-
-
 def subclassed(seed: int) -> Program:
     """A subclassed tf_keras model with RMSprop, by ``save_weights``."""
     tf_keras.utils.set_random_seed(seed)
-    model = Tower()
+    model = tf_modules.Tower()
     model.compile(optimizer=tf_keras.optimizers.RMSprop(0.01, momentum=0.9), loss="mse", run_eagerly=True)
     train = fitted(model, 6, 2)
     stages = {"1": parts(model.stages[1])}  # the other one is `first`, which is the shorter way to it

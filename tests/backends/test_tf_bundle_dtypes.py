@@ -3,7 +3,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
-import tensorflow as tf
+from frameworks import tf
 
 from ckptmgr.backend import numpy_dtype
 from ckptmgr_tf_bundle.dtypes import CODES, INEXACT, LOW_BITS, NAMES, STRING, VARIANT

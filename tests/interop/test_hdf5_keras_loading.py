@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import keras
 import pytest
-import tf_keras
+from frameworks import keras, tf_keras
 from keras_forms import GOLDEN, golden, planned, rewrite, saved, source, write
 from keras_golden_models import forget, load, optimizer_variables, predictions, train, variables
 

@@ -4,10 +4,9 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
-import tf_keras
+from frameworks import keras, tf_keras
 from keras_forms import GOLDEN, planned, saved, source
 from keras_golden_models import load, optimizer_variables
 

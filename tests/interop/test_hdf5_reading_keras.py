@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
-import tf_keras
+from frameworks import keras, tf_keras
 from keras_files import opened, stored, values
 
 KERAS = [pytest.param(keras, id="keras3"), pytest.param(tf_keras, id="keras2")]

@@ -5,10 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
-import tf_keras
+from frameworks import keras, tf_keras
 from keras_golden_models import optimizer_variables
 
 import ckptmgr

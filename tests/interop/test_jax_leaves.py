@@ -3,11 +3,11 @@
 import collections
 from typing import Any
 
-import jax
 import ml_dtypes
 import numpy as np
 import pytest
 import states
+from frameworks import jax
 
 from ckptmgr import arrays, tree
 from ckptmgr.box import Box

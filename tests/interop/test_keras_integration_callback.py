@@ -4,9 +4,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
+from frameworks import keras
 from keras_models import STEPS, optimizer_values, predictions, same, train, tutorial, weights
 
 from ckptmgr import CheckpointManager, KeepBest, KeepLast, StateMismatchError

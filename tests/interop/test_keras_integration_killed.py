@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
+from frameworks import keras
 from keras_models import predictions, train, tutorial
 
 from ckptmgr import CheckpointManager

@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
+from frameworks import keras
 from keras_models import (
     custom,
     data,

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-import keras
 import pytest
+from frameworks import keras
 from keras_models import custom, nested, subclassed, train, tutorial, with_custom
 
 from ckptmgr.integrations.keras_naming import Walk, optimizer_variables, snake, unique

@@ -4,10 +4,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
-import tf_keras
+from frameworks import keras, tf_keras
 from keras_models import STEPS, data, iterations, optimizer_values, same, subclassed, train, tutorial, weights
 
 from ckptmgr import CheckpointManager, CorruptCheckpointError, KeepLast, StateMismatchError, arrays

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.torch as safetensors_torch
-import torch
+from frameworks import Lazy, torch
 from safetensors import safe_open
 
 from ckptmgr import transfer
@@ -20,6 +19,7 @@ from ckptmgr.testing import sample
 from ckptmgr_safetensors import SafetensorsBackend
 from ckptmgr_safetensors.header import CODES
 
+safetensors_torch = Lazy("safetensors.torch")
 backend = SafetensorsBackend()
 PLAIN = [name for name in CODES if not name.startswith("packed_")]
 

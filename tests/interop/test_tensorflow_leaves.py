@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import states
-import tensorflow as tf
+from frameworks import tf
 
 from ckptmgr import arrays, tree
 from ckptmgr.box import Box

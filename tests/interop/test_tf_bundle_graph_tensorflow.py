@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
-import tf_keras
+from frameworks import tf, tf_keras
 from object_graphs import ORIGIN, VALUE, edges
 
 from ckptmgr.backend import crc32c

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
+from frameworks import tf
 
 import ckptmgr
 from ckptmgr import transfer

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
-import tf_keras
+from frameworks import tf, tf_keras
 from tf_programs import PROGRAMS, fitted, flat, layers, sequential_model
 
 import ckptmgr

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
+from frameworks import Lazy, tf
 
 import ckptmgr
 from ckptmgr import transfer
@@ -15,7 +15,7 @@ from ckptmgr.memory import MemorySource
 from ckptmgr.storage import PosixStore
 from ckptmgr_tf_bundle import TFBundleBackend
 
-v1 = tf.compat.v1
+v1 = Lazy("tensorflow.compat.v1")
 EMB = np.arange(20, dtype=np.float32).reshape(10, 2)
 W = np.array([1.5, -2], np.float32)
 STEP = np.array(100)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-import tensorflow as tf
+from frameworks import tf
 
 from ckptmgr_tf_bundle.origin import Origin
 from ckptmgr_tf_bundle.statefile import State, format, parse

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
+from frameworks import tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
+from frameworks import tf
 from tf_programs import PROGRAMS, flat, template
 
 import ckptmgr

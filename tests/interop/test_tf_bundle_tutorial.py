@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
-import tf_keras
+from frameworks import tf, tf_keras
 
 import ckptmgr
 

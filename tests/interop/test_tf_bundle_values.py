@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import states
-import tensorflow as tf
+from frameworks import tf
 from tf_programs import flat
 
 import ckptmgr

@@ -1,12 +1,13 @@
 """Leaves, modules and optimizers of the real torch."""
 
 import copy
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 import states
-import torch
+from frameworks import torch
 
 from ckptmgr import arrays, saving, tree
 from ckptmgr.box import Box
@@ -15,11 +16,12 @@ from ckptmgr.spec import TensorSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support")
 
-DTYPES = sorted({str(value) for value in vars(torch).values() if isinstance(value, torch.dtype)})
 QUANTIZED = {"torch.qint8", "torch.qint32", "torch.quint8", "torch.quint4x2", "torch.quint2x4"}
 REFUSED = {f"torch.{sign}int{size}" for sign in ("", "u") for size in (3, 5, 6, 7)}
 REFUSED |= {"torch.bits8", "torch.bits16", "torch.bits1x8", "torch.bits2x4", "torch.bits4x2"}
-HELD = sorted(set(DTYPES) - QUANTIZED - REFUSED)
+HELD = [f"torch.{name}" for name in ("bool", "bfloat16", "float16", "float32", "float64", "complex32", "complex64", "complex128")]
+HELD += [f"torch.{sign}int{size}" for sign in ("", "u") for size in (1, 2, 4, 8, 16, 32, 64)]
+HELD += [f"torch.float8_{name}" for name in ("e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz", "e8m0fnu")] + ["torch.float4_e2m1fn_x2"]
 
 
 def tensor(dtype: str, shape: tuple[int, ...] = (3, 4), seed: int = 1) -> Any:
@@ -53,6 +55,12 @@ def trained(steps: int = 2) -> tuple[Any, Any]:
         model(torch.arange(5)).pow(2).mean().backward()
         optimizer.step()
     return model, optimizer
+
+
+def test_every_dtype_of_torch_is_held_or_refused() -> None:
+    every = {str(getattr(torch, name)) for name in dir(sys.modules["torch"]) if isinstance(getattr(torch, name), torch.dtype)}
+
+    assert every == {*HELD} | QUANTIZED | REFUSED
 
 
 @pytest.mark.parametrize("dtype", HELD)
