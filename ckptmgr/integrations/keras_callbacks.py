@@ -6,6 +6,7 @@ Neither Keras asks for its own base class: a callback is what has the hooks. So 
 import math
 import sys
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
@@ -99,16 +100,19 @@ class CheckpointCallback(Hooks):
         initial_value_threshold: float | None = None,
         verbose: int = 0,
     ) -> None:
-        is_count = isinstance(save_freq, int) and not isinstance(save_freq, bool) and save_freq > 0
+        is_count = isinstance(save_freq, Integral) and not isinstance(save_freq, bool) and save_freq > 0
         if save_freq != "epoch" and not is_count:
             raise ValueError(f"save_freq must be 'epoch' or a number of batches, not {save_freq!r}")
         if mode not in ("auto", "min", "max"):
             raise ValueError(f"mode must be 'auto', 'min' or 'max', not {mode!r}")
+        threshold = initial_value_threshold
+        if threshold is not None and (not isinstance(threshold, Real) or math.isnan(threshold)):
+            raise ValueError(f"initial_value_threshold must be a number that values can be better than, not {threshold!r}")
         self.manager = manager
-        self.save_freq = save_freq
+        self.save_freq: Frequency = save_freq if isinstance(save_freq, str) else int(save_freq)
         self.monitor, self.mode = monitor, mode
         self.save_best_only, self.save_weights_only = save_best_only, save_weights_only
-        self.best = initial_value_threshold
+        self.best: float | None = None if threshold is None else float(threshold)
         self.verbose = verbose
         self.async_safe = False  # counted in another thread, the last batches of an epoch may be missing at its end
         self._lower: bool | None = None  # whether a lower value is better, once that is known

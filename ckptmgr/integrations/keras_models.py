@@ -55,12 +55,16 @@ def described(model: Any) -> tuple[dict[str, bytes], dict[str, JSON]]:
     name = framework(model)
     library = _library(name)
     with _sharing(library):
-        config = json.dumps(library.serialize_keras_object(model))
+        config = library.serialize_keras_object(model)
+        compiled = config.get("compile_config")
+        # Once a model was saved as .h5, Keras 3 has taken the optimizer out of the arguments that it remembers.
+        if isinstance(compiled, dict) and "optimizer" not in compiled and getattr(model, "optimizer", None) is not None:
+            compiled["optimizer"] = library.serialize_keras_object(model.optimizer)
     facts = keras_state.facts(model, "model")
     date = datetime.now().strftime("%Y-%m-%d@%H:%M:%S")
     about = json.dumps({"keras_version": facts["version"], "date_saved": date})
     files = {f"{FILES}-{index}": entry for index, entry in enumerate(_layer_files(model))}
-    assets = {CONFIG: config.encode(), METADATA: about.encode(), **{key: data for key, (_, data) in files.items()}}
+    assets = {CONFIG: json.dumps(config).encode(), METADATA: about.encode(), **{key: data for key, (_, data) in files.items()}}
     return assets, {**facts, FILES: {key: path for key, (path, _) in files.items()}}
 
 

@@ -184,11 +184,25 @@ def test_verbose_tells_of_each_save(lib: Any, manager: CheckpointManager, capsys
 
 
 @pytest.mark.parametrize(
-    ("options", "word"), [({"save_freq": 0}, "save_freq"), ({"save_freq": True}, "save_freq"), ({"mode": "least"}, "mode")]
+    ("options", "word"),
+    [
+        ({"save_freq": 0}, "save_freq"),
+        ({"save_freq": True}, "save_freq"),
+        ({"mode": "least"}, "mode"),
+        ({"initial_value_threshold": "0.5"}, "initial_value_threshold"),
+        ({"initial_value_threshold": math.nan}, "initial_value_threshold"),
+    ],
 )
 def test_arguments_are_checked_at_once(manager: CheckpointManager, options: Any, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         CheckpointCallback(manager, **options)
+
+
+def test_numbers_may_be_those_of_numpy(manager: CheckpointManager) -> None:
+    options = {"save_freq": np.int64(STEPS), "initial_value_threshold": np.float32(1e9), "monitor": "loss"}
+    train(tutorial(keras), CheckpointCallback(manager, save_best_only=True, **options))
+
+    assert steps(manager) == [STEPS]
 
 
 def test_several_batches_in_one_call_save_at_the_first_possible(manager: CheckpointManager) -> None:

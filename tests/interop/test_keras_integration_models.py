@@ -136,6 +136,18 @@ def test_model_that_was_never_trained_comes_back(lib: Any, manager: CheckpointMa
     check(model, loaded)
 
 
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file:UserWarning")
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras asks TensorFlow's variables for it
+def test_model_that_was_also_saved_as_h5_keeps_its_optimizer(lib: Any, manager: CheckpointManager, tmp_path: Path) -> None:
+    model = tutorial(lib, optimizer=lib.optimizers.Adamax(0.01))
+    train(model)
+    model.save(tmp_path / "model.h5")
+
+    save_model(manager, 6, model)
+
+    check(model, load_model(manager))
+
+
 def test_learning_rate_that_was_changed_comes_back(lib: Any, manager: CheckpointManager) -> None:
     model = tutorial(lib)
     train(model)
