@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from saves import NAMING, begin, save
 from stores import MemoryStore
-from syscalls import in_child
+from syscalls import counting, in_child
 
-from ckptmgr import CheckpointManager, CorruptCheckpointError, commit, ledger, record
+from ckptmgr import CheckpointManager, CorruptCheckpointError, KeepAll, KeepLast, Retention, commit, ledger, record
 from ckptmgr.ledger import records, snapshot
 from ckptmgr.storage import Folder, PosixStore
 
@@ -191,3 +191,26 @@ def test_threads_that_list_see_each_save_that_was_acknowledged(tmp_path: Path) -
         thread.join()
 
     assert wrong == []
+
+
+@pytest.mark.parametrize(("retention", "listings"), [(KeepAll(), 1), (KeepLast(9), 2)])
+def test_save_reads_all_records_for_its_sequence_and_for_what_retention_may_remove(
+    retention: Retention, listings: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = CheckpointManager(tmp_path, retention=retention)
+    reread, calls = PosixStore.reread, []
+    monkeypatch.setattr(PosixStore, "reread", lambda *args: calls.append(args) or reread(*args))
+
+    manager.save(1, {})
+
+    assert len(calls) == listings
+
+
+def test_folder_that_was_just_made_is_not_made_durable_twice(tmp_path: Path) -> None:
+    store = PosixStore(tmp_path)
+
+    with counting() as calls:
+        store.create("step/record", b"x")
+
+    synced = [call.path for call in calls if call.name == "fsync" and not call.path.endswith(".tmp")]
+    assert synced == [str(tmp_path), str(tmp_path / "step")]  # the name of the folder, and that of the file
