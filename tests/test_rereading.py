@@ -213,3 +213,25 @@ def test_reading_again_gives_what_reading_anew_does(store: PosixStore, tmp_path:
 
         assert [each and each[:2] for each in found if not isinstance(each, OSError)] == [store.read(name) for name in names]
         known = [each if isinstance(each, Sight) else None for each in found]
+
+
+def test_slow_disk_gives_the_same_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rereading, "_SLOW_S", 0)
+    names = [f"{number}/record" for number in range(300)]
+    for name in names[::2]:
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(name)
+    store = PosixStore(tmp_path)
+
+    found = store.reread("", names, [None] * len(names))
+
+    assert [isinstance(each, Sight) and each.data for each in found] == [
+        name.encode() if number % 2 == 0 else False for number, name in enumerate(names)
+    ]
+
+
+def test_error_of_a_thread_is_raised(store: PosixStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rereading, "_SLOW_S", 0)
+
+    with pytest.raises(ValueError, match="no safe key"):
+        store.reread("", [*[NAME] * 200, "../x"], [None] * 201)
