@@ -29,12 +29,13 @@ def parse(data: bytes) -> JSON:
         ValueError: it is anything else.
     """
     try:
-        value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
+        value = _decoder.decode(data.decode())
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     except ValueError as error:  # of the codec and of the parser too
         raise ValueError(f"is not JSON: {error}") from error
-    _check_depth(value)
+    if data.count(b"{") + data.count(b"[") > MAX_DEPTH:  # otherwise it cannot be that deep
+        _check_depth(value)
     return value
 
 
@@ -64,9 +65,10 @@ class Fields:
 
     def texts(self, key: str) -> list[str]:
         """An array of strings."""
-        values = self.array(key)
-        if any(type(value) is not str for value in values):
-            self.refuse(key, values)
+        values = self._take(key, list)
+        for value in values:
+            if type(value) is not str:
+                self.refuse(key, values)
         return values
 
     def count(self, key: str, most: int | None = MAX_INT) -> int:
@@ -82,7 +84,7 @@ class Fields:
 
     def matching(self, key: str, pattern: re.Pattern[str]) -> str:
         """A string that the pattern matches as a whole."""
-        value = self.text(key)
+        value = self._take(key, str)
         if not pattern.fullmatch(value):
             self.refuse(key, value)
         return value
@@ -96,9 +98,10 @@ class Fields:
         raise ValueError(f"has {_shown(value)} as {key!r} of {self.what}")
 
     def _take(self, key: str, kind: type[_T]) -> _T:
-        if key not in self.rest:
-            raise ValueError(f"has no {key!r} in {self.what}")
-        value = self.rest.pop(key)
+        try:
+            value = self.rest.pop(key)
+        except KeyError:
+            raise ValueError(f"has no {key!r} in {self.what}") from None
         if type(value) is not kind:  # exactly: true is no integer
             self.refuse(key, value)
         return value
@@ -160,6 +163,9 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"the number {text[:40]} is out of range")
     return value
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
 
 
 def _check_depth(value: JSON) -> None:

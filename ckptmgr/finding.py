@@ -7,10 +7,10 @@ that other tools wrote beside them (`foreign`) are older than all of them.
 import logging
 import warnings
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias, TypeVar
 
-from ckptmgr import foreign
+from ckptmgr import foreign, garbage
 from ckptmgr.backend import Backend
 from ckptmgr.checkpoint import Checkpoint, open_managed
 from ckptmgr.errors import (
@@ -51,6 +51,14 @@ class Committed(NamedTuple):
 Known: TypeAlias = Committed | Foreign
 
 
+class _Made(NamedTuple):
+    """What was last made of the records of a run. It is never changed."""
+
+    found: list[Found]
+    by_name: Mapping[str, Committed]
+    steps: list[Committed]
+
+
 class Steps(NamedTuple):
     """What a run has: committed steps, those of other tools whose number is not ours, damaged records, and files beside them.
 
@@ -65,8 +73,7 @@ class Steps(NamedTuple):
     @property
     def known(self) -> list[Known]:
         """All steps, oldest first."""
-        both: list[Known] = [*self.foreign, *self.committed]
-        return sorted(both, key=lambda known: known.info.order)
+        return [*self.foreign, *self.committed]  # all that other tools wrote comes before what was saved here
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +108,9 @@ class Run:
     folder: Folder
     naming: StepNaming
     backend: Backend | None = None
+    _made: dict[str, "_Made"] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    @garbage.later()
     def steps(self) -> Steps:
         """All steps, and the records that cannot be read (each is logged), by one listing.
 
@@ -111,14 +120,9 @@ class Run:
         found, unreadable, files = snapshot(self.folder, self.naming)
         for entry in unreadable:
             log.warning("%s", entry.error)
-        steps: dict[int, Committed] = {}
-        for step in sorted(
-            (self._known(record) for record in found if record.record.manifest), key=lambda known: known.info.order
-        ):
-            steps[step.info.step] = step
-        committed = sorted(steps.values(), key=lambda known: known.info.order)
-        taken = steps.keys() | {entry.step for entry in unreadable}
-        oldest = min([0, *(known.info.sequence for known in committed)])
+        committed = self._committed(found)
+        oldest = min([0, *(known.info.sequence for known in committed[:1])])
+        taken = {known.info.step for known in committed} | {entry.step for entry in unreadable} if files else ()
         others = foreign.find(self.folder, self.naming, files, own=self.backend, taken=taken, below=oldest)
         return Steps(committed, others, unreadable, files)
 
@@ -290,8 +294,23 @@ class Run:
             problems += [(each, problem) for problem in found]
         return VerifyReport(tuple(seen), tuple(problems))
 
-    def _known(self, found: Found) -> Committed:
+    def _committed(self, found: list[Found]) -> list[Committed]:
+        """The committed steps among the records, oldest first. What was made of a record before is used again."""
+        last = self._made.get("last")
+        if last is None or last.found is not found:
+            made = {record.name: self._made_of(record, last) for record in found if record.record.manifest}
+            steps: dict[int, Committed] = {}
+            for known in sorted(made.values(), key=lambda known: known.info.order):
+                steps.pop(known.info.step, None)
+                steps[known.info.step] = known
+            self._made["last"] = last = _Made(found, made, [*steps.values()])
+        return [*last.steps]
+
+    def _made_of(self, found: Found, last: "_Made | None") -> Committed:
+        known = last.by_name.get(found.name) if last else None
+        if known is not None and known.found is found:
+            return known
         manifest = found.record.manifest
         assert manifest is not None
-        path = self.folder.folder(found.name).folder(folder_name(manifest.attempt)).location()
+        path = self.folder.location(f"{found.name}/{folder_name(manifest.attempt)}")
         return Committed(found, manifest, manifest.info(found.record.pins, name=found.name, path=path))

@@ -30,10 +30,10 @@ class _Hinting(Backend, RunFiles, Protocol):
 
 
 class _Entry(NamedTuple):
-    """What hints need to know of a step: the names of its tensors' files besides what all know."""
+    """What hints need to know of a step; of one of ours the manifest, which names its files."""
 
     info: StepInfo
-    files: Sequence[str]
+    manifest: Manifest | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,10 @@ class Hints:
     """The hints of a run; `Run.backend` stands in for the installed one of its name."""
 
     run: Run
+
+    def follow(self, backend: Backend) -> bool:
+        """Whether there are hints to write when a step of that format is saved."""
+        return self._hinting(backend.name) is not None
 
     def refresh(self) -> None:
         """Writes the hints as the run is now, and looks again until it has not changed meanwhile."""
@@ -128,13 +132,11 @@ class Hints:
 
 
 def _entry(known: Known) -> _Entry:
-    if isinstance(known, Foreign):
-        return _Entry(known.info, ())
-    return _Entry(known.info, _tensor_files(known.manifest))
+    return _Entry(known.info, None if isinstance(known, Foreign) else known.manifest)
 
 
 def _of_manifest(name: str, manifest: Manifest) -> _Entry:
-    return _Entry(manifest.info(frozenset(), name=name, path=""), _tensor_files(manifest))
+    return _Entry(manifest.info(frozenset(), name=name, path=""), manifest)
 
 
 def _tensor_files(manifest: Manifest) -> list[str]:
@@ -144,13 +146,13 @@ def _tensor_files(manifest: Manifest) -> list[str]:
 def _stems(backend: Backend, steps: Iterable[_Entry]) -> list[tuple[str, StepInfo]]:
     """The steps of this format with the stems of their files, relative to the run's folder."""
     made: list[tuple[str, StepInfo]] = []
-    for info, files in steps:
+    for info, manifest in steps:
         if info.backend != backend.name:
             continue
-        if info.is_foreign:
+        if manifest is None:
             made.append((info.name, info))
             continue
-        sets = [*backend.file_sets(files)]
+        sets = [*backend.file_sets(_tensor_files(manifest))]
         if len(sets) == 1:  # what else there may be, another tool could not tell either
             made.append((f"{info.name}/{folder_name(info.attempt)}/{sets[0]}", info))
     return made

@@ -1,6 +1,10 @@
 """The records of a run in their store: read, and changed on condition that they are as they were read.
 
 The law: nothing is ever decided about a step but by `change`, with the version of the record that the decision was made on.
+
+A listing looks at every record each time. What it remembers of the last one saves work and never an answer: a record is
+decoded again only if its bytes are others, and read again unless its store proves that it has not changed
+(`RereadingStore`), which is as good as a read of that moment.
 """
 
 import errno
@@ -8,14 +12,16 @@ import itertools
 import logging
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
+from ckptmgr import garbage
 from ckptmgr.errors import CorruptCheckpointError, FormatVersionError
 from ckptmgr.manifest import MANIFEST
 from ckptmgr.naming import StepNaming
 from ckptmgr.record import Record, decode, encode
-from ckptmgr.storage import Answer, Folder, Head, Version
+from ckptmgr.storage import Answer, Folder, Head, RereadingStore, Sight, Store, Version
 
 PATIENCE_S = 60.0  # how long an operation tries again before it gives up
 FIRST_PAUSE_S = 0.002
@@ -66,9 +72,10 @@ def read_record(root: Folder, name: str, step: int) -> Found | None:
 def records(root: Folder, naming: StepNaming) -> tuple[list[Found], list[Unreadable]]:
     """All records of the run: those that can be decoded, in the order of their names, and what cannot.
 
-    Each is as it was at some moment, and not all at the same: see `snapshot`.
+    Each is as it was at some moment, and not all at the same: see `snapshot`. The lists are not to be changed.
     """
-    return _sorted_out(_seen(root, naming)[0])
+    reading, _ = _read(root, naming)
+    return reading.found, reading.unreadable
 
 
 def snapshot(root: Folder, naming: StepNaming) -> Snapshot:
@@ -77,49 +84,93 @@ def snapshot(root: Folder, naming: StepNaming) -> Snapshot:
     Otherwise, while a save and its retention run, one could miss the newer step, which was not there when the run was
     listed, and the older one too, which has gone when its record is read.
     """
-    seen, files = _seen(root, naming)
+    reading, files = _read(root, naming)
     for _ in tries():
-        if all(isinstance(each, Unreadable) or (each and each.record.manifest) for each in seen.values()):
+        if reading.has_all:
             break  # all that was listed was there still, so this is the run when it was listed
-        before, (seen, files) = seen, _seen(root, naming)
-        if _versions(before) == _versions(seen):
+        before, (reading, files) = reading, _read(root, naming)
+        if _versions(before) == _versions(reading):
             break
-    return Snapshot(*_sorted_out(seen), files)
+    return Snapshot(reading.found, reading.unreadable, files)
 
 
-def _seen(root: Folder, naming: StepNaming) -> tuple[dict[str, Found | Unreadable | None], Mapping[str, Head]]:
+class _Reading(NamedTuple):
+    """One look at all records of a run: what was seen under each name, in the order of names, and what it says."""
+
+    names: list[str]
+    sights: list[Sight | None]
+    seen: dict[str, Found | Unreadable | None]
+    found: list[Found]
+    unreadable: list[Unreadable]
+    has_all: bool  # each name has a manifest, or what cannot be decoded
+
+
+# The last look at each run. They are never changed, and a reading in which nothing is new is the last one itself.
+_last: WeakKeyDictionary[Store, dict[tuple[str, StepNaming], _Reading]] = WeakKeyDictionary()
+
+
+def _read(root: Folder, naming: StepNaming) -> tuple[_Reading, Mapping[str, Head]]:
     files, folders = root.list()
-    steps = {name: step for name in folders if (step := naming.parse(name)) is not None}
-    return {name: look(root, name, step) for name, step in sorted(steps.items())}, files
-
-
-def _versions(seen: Mapping[str, Found | Unreadable | None]) -> dict[str, Version | None]:
-    return {name: each and each.version for name, each in seen.items()}
-
-
-def _sorted_out(seen: Mapping[str, Found | Unreadable | None]) -> tuple[list[Found], list[Unreadable]]:
+    runs = _last.setdefault(root.store, {})
+    last = runs.get((root.prefix, naming)) or _Reading([], [], {}, [], [], True)
+    names = sorted([name for name in folders if name in last.seen or naming.parse(name) is not None])
+    known = dict(zip(last.names, last.sights, strict=True))
+    sights = _sights(root, names, [known.get(name) for name in names])
+    # Errors are made anew each time, for those who raise them. Comparing takes no time where all is the very same.
+    if not last.unreadable and (names, sights) == (last.names, last.sights):
+        return last, files
+    seen: dict[str, Found | Unreadable | None] = {}
+    for name, sight in zip(names, sights, strict=True):
+        old = last.seen.get(name)
+        is_old = isinstance(old, Found) and sight == known[name]
+        seen[name] = old if is_old else _understood(root, name, naming.parse(name) or 0, sight)
     found = [each for each in seen.values() if isinstance(each, Found)]
-    return found, [each for each in seen.values() if isinstance(each, Unreadable)]
+    unreadable = [each for each in seen.values() if isinstance(each, Unreadable)]
+    has_all = len(unreadable) + sum(each.record.manifest is not None for each in found) == len(seen)
+    kept = [sight if isinstance(sight, Sight) else None for sight in sights]
+    runs[root.prefix, naming] = reading = _Reading(names, kept, seen, found, unreadable, has_all)
+    return reading, files
+
+
+def _sights(root: Folder, names: Sequence[str], known: Sequence[Sight | None]) -> Sequence[Sight | OSError | None]:
+    files = [f"{name}/{MANIFEST}" for name in names]
+    if isinstance(root.store, RereadingStore):
+        return root.store.reread(root.prefix, files, known)
+    return [_sight(root, file) for file in files]
+
+
+def _sight(root: Folder, file: str) -> Sight | OSError | None:
+    try:
+        read = root.read(file)
+    except OSError as error:
+        return error
+    return read and Sight(*read, None)
+
+
+def _versions(reading: _Reading) -> dict[str, Version | None]:
+    return {name: each and each.version for name, each in reading.seen.items()}
 
 
 def look(root: Folder, name: str, step: int) -> Found | Unreadable | None:
     """What stands in the place of the step's record."""
-    folder = root.folder(name)
-    try:
-        read = folder.read(MANIFEST)
-    except OSError as error:
-        if error.errno != errno.EFBIG:
-            raise
-        # Whatever that is, it is no record, and must not keep the run's other steps from being found.
-        text = f"the record {folder.location(MANIFEST)!r} is far larger than any record: damaged, or not written by ckptmgr"
-        return Unreadable(name, step, CorruptCheckpointError(text, step=step, file=MANIFEST), None)
-    if read is None:
+    return _understood(root, name, step, _sight(root, f"{name}/{MANIFEST}"))
+
+
+def _understood(root: Folder, name: str, step: int, sight: Sight | OSError | None) -> Found | Unreadable | None:
+    """What the bytes of a record say, or the error that came instead of them. Raises any other error than that of its size."""
+    if sight is None:
         return None
-    data, version = read
+    where = root.location(f"{name}/{MANIFEST}")
+    if isinstance(sight, OSError):
+        if sight.errno != errno.EFBIG:
+            raise sight
+        # Whatever that is, it is no record, and must not keep the run's other steps from being found.
+        text = f"the record {where!r} is far larger than any record: damaged, or not written by ckptmgr"
+        return Unreadable(name, step, CorruptCheckpointError(text, step=step, file=MANIFEST), None)
     try:
-        return Found(name, step, decode(data, where=folder.location(MANIFEST), step=step), version)
+        return Found(name, step, decode(sight.data, where=where, step=step), sight.version)
     except (CorruptCheckpointError, FormatVersionError) as error:
-        return Unreadable(name, step, error, version)
+        return Unreadable(name, step, error, sight.version)
 
 
 def change(folder: Folder, found: Found | Unreadable | None, new: Record) -> Answer:
@@ -131,6 +182,7 @@ def change(folder: Folder, found: Found | Unreadable | None, new: Record) -> Ans
     return folder.replace(MANIFEST, encode(new), found.version)
 
 
+@garbage.later()
 def largest_sequence(root: Folder, naming: StepNaming) -> int:
     """The largest sequence of any manifest as it is now, and at least 0: only adopted steps have less."""
     found, unreadable = records(root, naming)

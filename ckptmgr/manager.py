@@ -170,7 +170,8 @@ class CheckpointManager:
         with attempt.undone_if_it_fails():
             entries = saving.write_step(attempt.folder, prepared.plan, prepared.assets, progress=self.progress)
             info = attempt.commit(self.naming, manifest, before_delete=lambda old: self._hints.replaced(name, old))
-        self._collect_after(f"step {step} is committed")
+        if self.retention != KeepAll() or self._hints.follow(self.backend):  # otherwise there is nothing to remove or to write
+            self._collect_after(f"step {step} is committed")
         return info
 
     @property

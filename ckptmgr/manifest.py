@@ -52,7 +52,7 @@ def is_plain(name: str) -> bool:
     """Whether a file of that name may stand in an attempt's folder: one level, printable, not a name of ours."""
     if not name or len(name) > 255 or not name.isprintable() or len(name.encode()) > 255:
         return False
-    return not ({"/", "\\"} & {*name} or name in (".", "..") or name.startswith(".ckptmgr"))
+    return not ("/" in name or "\\" in name or name in (".", "..") or name.startswith(".ckptmgr"))
 
 
 def this_writer() -> dict[str, JSON]:
@@ -159,7 +159,8 @@ class Manifest:
         """The manifest of a JSON object. Raises ValueError, FormatVersionError."""
         fields = Fields(value, "the manifest")
         check_version(fields)
-        if fields.crc32c("crc32c") != _canonical_crc32c({key: each for key, each in value.items() if key != "crc32c"}):
+        own = fields.crc32c("crc32c")
+        if own != _canonical_crc32c({**fields.rest, "format_version": value["format_version"]}):
             raise ValueError("has a manifest whose crc32c is not that of its fields")
         manifest = cls(
             step=fields.count("step", most=None),
@@ -195,8 +196,11 @@ def check_version(fields: Fields) -> None:
         raise FormatVersionError(text, found=found)
 
 
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
+
 def _canonical_crc32c(fields: Mapping[str, JSON]) -> int:
-    return crc32c(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode())
+    return crc32c(_canonical.encode(fields).encode())
 
 
 def _sequence(fields: Fields) -> int:
@@ -214,7 +218,7 @@ def _time(text: str) -> datetime:
         created = None
     if created is None or created.utcoffset() != timedelta(0):
         raise ValueError(f"was created at {text[:40]!r}, which is no time in UTC")
-    return created.astimezone(UTC)
+    return created if created.tzinfo is UTC else created.astimezone(UTC)
 
 
 def _metric_to_json(value: float) -> JSON:

@@ -8,7 +8,20 @@ from fsspec.core import split_protocol, strip_protocol
 
 from ckptmgr.storage.posix import PosixStore
 from ckptmgr.storage.staging import staging
-from ckptmgr.storage.store import Answer, Buffer, Folder, Head, Listing, StagingStore, Store, Stored, Upload, Version
+from ckptmgr.storage.store import (
+    Answer,
+    Buffer,
+    Folder,
+    Head,
+    Listing,
+    RereadingStore,
+    Sight,
+    StagingStore,
+    Store,
+    Stored,
+    Upload,
+    Version,
+)
 
 __all__ = [
     "Answer",
@@ -17,6 +30,8 @@ __all__ = [
     "Head",
     "Listing",
     "PosixStore",
+    "RereadingStore",
+    "Sight",
     "StagingStore",
     "Store",
     "Stored",

@@ -83,14 +83,16 @@ class Root:
         with naming(self.location(names)):
             fd = self._open_root(make)
             try:
+                is_made = False
                 for name in names:
-                    above, fd = fd, _open_below(fd, name, make)
+                    above = fd
+                    fd, is_made = _open_below(above, name, make)
                     try:
-                        if durable:
+                        if durable and not is_made:
                             sync(above)
                     finally:
                         os.close(above)
-                if durable:
+                if durable and not is_made:  # one that was just made holds nothing that anything could rest on
                     sync(fd)
             except BaseException:  # whatever it is, the descriptor must not leak
                 os.close(fd)
@@ -125,16 +127,19 @@ class Root:
         return True
 
 
-def _open_below(above: int, name: str, make: bool) -> int:
+def _open_below(above: int, name: str, make: bool) -> tuple[int, bool]:
+    """A descriptor of a folder, and whether it was made here; then its name is durable."""
     try:
-        return os.open(name, _FLAGS | os.O_NOFOLLOW, dir_fd=above)
+        return os.open(name, _FLAGS | os.O_NOFOLLOW, dir_fd=above), False
     except FileNotFoundError:
         if not make:
             raise
+    is_made = False
     with suppress(FileExistsError):
         os.mkdir(name, dir_fd=above)
+        is_made = True
     sync(above)
-    return os.open(name, _FLAGS | os.O_NOFOLLOW, dir_fd=above)
+    return os.open(name, _FLAGS | os.O_NOFOLLOW, dir_fd=above), is_made
 
 
 def _make_folders(path: str) -> None:

@@ -32,7 +32,8 @@ from ckptmgr.storage import vectored
 from ckptmgr.storage.folders import ABSENT, Root, names_of, names_of_prefix, naming, sync
 from ckptmgr.storage.lock import exclusive
 from ckptmgr.storage.newfile import TEMPORARY, new_file
-from ckptmgr.storage.store import Answer, Buffer, Head, Listing, Stored, Upload, Version
+from ckptmgr.storage.rereading import Reread, reread
+from ckptmgr.storage.store import Answer, Buffer, Head, Listing, Sight, Stored, Upload, Version
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class PosixStore:
 
     def __init__(self, root: str | os.PathLike[str], *, lock_timeout_s: float = 60.0, follow_links: bool = False) -> None:
         self._root = Root(os.path.abspath(os.fspath(root)))  # now, because the process may change its folder
+        self._below = os.path.join(self._root.path, "")
         self.url = f"file://{self._root.path}"
         self.is_weak = False  # until a lock is refused
         self.lock_timeout_s = lock_timeout_s
@@ -160,6 +162,16 @@ class PosixStore:
                 raise
             return self._read(key)  # NFS: another machine replaced the file after it was opened
 
+    def reread(self, prefix: str, names: Sequence[str], known: Sequence[Sight | None]) -> list[Reread]:
+        """See `RereadingStore.reread`. On local file systems of Linux one system call tells that a file is unchanged."""
+        try:
+            with naming(self.location(prefix)), self._root.folder(names_of_prefix(prefix)) as folder:
+                return reread(folder, names, known, lambda name: self.read(prefix + name))
+        except OSError as error:
+            if error.errno not in ABSENT:
+                raise
+            return [None] * len(names)
+
     def read_into(self, key: str, offset: int, buffers: Sequence[Buffer]) -> None:
         """See `Store.read_into`."""
         fd = self._open(key)
@@ -236,7 +248,7 @@ class PosixStore:
 
     def location(self, key: str) -> str:
         """See `Store.location`: an absolute path."""
-        return self._root.location([key] if key else [])
+        return self._below + key if key else self._root.path
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

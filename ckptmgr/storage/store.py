@@ -38,6 +38,14 @@ class Listing(NamedTuple):
     folders: tuple[str, ...]
 
 
+class Sight(NamedTuple):
+    """A small file as `Store.read` gave it, and by what its store can prove later that it has not changed, if it can."""
+
+    data: bytes
+    version: Version
+    proof: Hashable | None
+
+
 class Upload(NamedTuple):
     """An unfinished `put`, or a staged file: its key, the store's id of it, its last sign of life.
 
@@ -145,6 +153,18 @@ class StagingStore(Store, Protocol):
         Raises:
             FileNotFoundError: one was aborted.
             OSError: from the store. Like the above, some files may have their names nevertheless.
+        """
+
+
+@runtime_checkable
+class RereadingStore(Store, Protocol):
+    """A store that can tell of a small file that it has not changed, for less than it takes to read it."""
+
+    def reread(self, prefix: str, names: Sequence[str], known: Sequence[Sight | None]) -> Sequence[Sight | OSError | None]:
+        """What `Store.read` would give of each file now, or raise. ``names`` are relative to ``prefix``, and were just listed.
+
+        ``known`` has for each the last sight of that name, if any. If the file is proven to be the same still, that very
+        object is given, and the file is not read.
         """
 
 
