@@ -42,7 +42,7 @@ class NewFile:
             vectored.reserve(self.fd, nbytes)
         done = 0
         for window in windows:
-            size = sum(map(vectored.size, window))
+            size = vectored.total(window)
             if done + size > nbytes:
                 raise ValueError(f"{self.path!r}: more than the {nbytes} bytes that were announced")
             with naming(self.path):

@@ -34,15 +34,21 @@ def size(buffer: Buffer) -> int:
     return len(buffer) if isinstance(buffer, _BYTES) else buffer.nbytes
 
 
+def total(buffers: Sequence[Buffer]) -> int:
+    """The number of bytes in all of them."""
+    # Most are arrays, of which there may be many: a call for each would take longer than all else here.
+    return sum([buffer.nbytes if type(buffer) is np.ndarray else size(buffer) for buffer in buffers])
+
+
 def write(fd: int, buffers: Sequence[Buffer], offset: int) -> None:
     """Writes all the bytes of ``buffers``, one after another, from ``offset`` on."""
-    left = _remaining(buffers, 0)
-    while left:
+    end, left = offset + total(buffers), _remaining(buffers, 0)
+    while offset < end:
         written = os.pwritev(fd, left[:_MAX_BUFFERS], offset)
         if written == 0:
             raise OSError(errno.EIO, "the file takes no more bytes, and no reason was given")
         offset += written
-        left = _remaining(left, written)
+        left = _remaining(left, written) if offset < end else []
 
 
 def read(fd: int, buffers: Sequence[Buffer], offset: int) -> None:
