@@ -99,23 +99,23 @@ class FileLayout:
 
     name: str
     pieces: tuple[Piece, ...]
+    sizes: tuple[int | None, ...] = field(init=False, compare=False, repr=False)  # of each piece; there may be many
+
+    def __post_init__(self) -> None:
+        sizes = tuple([len(piece) if isinstance(piece, bytes) else piece.nbytes for piece in self.pieces])
+        object.__setattr__(self, "sizes", sizes)
 
     @property
     def nbytes(self) -> int | None:
         """The file's size, or None if it is one late piece of unknown size."""
-        sizes = self._sizes()
-        return None if None in sizes else sum(size for size in sizes if size is not None)
+        return None if None in self.sizes else sum(filter(None, self.sizes))
 
     def parts(self) -> Iterator[tuple[int, int, Part]]:
         """Each part with its index among the pieces and its byte offset in the file."""
-        offsets = itertools.accumulate([size or 0 for size in self._sizes()], initial=0)
+        offsets = itertools.accumulate([size or 0 for size in self.sizes], initial=0)
         for index, (piece, offset) in enumerate(zip(self.pieces, offsets, strict=False)):
             if isinstance(piece, Part):
                 yield index, offset, piece
-
-    def _sizes(self) -> list[int | None]:
-        # As `piece_nbytes` says, without a call for each of maybe many pieces.
-        return [len(piece) if isinstance(piece, bytes) else piece.nbytes for piece in self.pieces]
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,14 +45,13 @@ class NewFile:
             file = Writeback(self.fd, self.writeback)
         done = 0
         for window in windows:
-            size = vectored.total(window)
-            if done + size > nbytes:
-                raise ValueError(f"{self.path!r}: more than the {nbytes} bytes that were announced")
             with naming(self.path):
-                file.write(window, done)
+                size = file.write(window, done)
                 if done + size < nbytes:  # the fsync begins with the last ones itself
                     file.start(done, size)
             done += size
+            if done > nbytes:
+                raise ValueError(f"{self.path!r}: more than the {nbytes} bytes that were announced")
         if done < nbytes:
             raise ValueError(f"{self.path!r}: only {done} of the {nbytes} bytes that were announced")
         with naming(self.path):

@@ -36,15 +36,20 @@ def total(buffers: Sequence[Buffer]) -> int:
     return sum([buffer.nbytes if type(buffer) is np.ndarray else size(buffer) for buffer in buffers])
 
 
-def write(fd: int, buffers: Sequence[Buffer], offset: int, flags: int = 0) -> None:
-    """Writes all the bytes of ``buffers``, one after another, from ``offset`` on. ``flags`` are those of `os.pwritev`."""
-    end, left = offset + total(buffers), _remaining(buffers, 0)
+def write(fd: int, buffers: Sequence[Buffer], offset: int, flags: int = 0) -> int:
+    """Writes all the bytes of ``buffers``, one after another, from ``offset`` on, and gives their number.
+
+    ``flags`` are those of `os.pwritev`.
+    """
+    nbytes = total(buffers)
+    end, left = offset + nbytes, _remaining(buffers, 0)
     while offset < end:
         written = os.pwritev(fd, left[:_MAX_BUFFERS], offset, flags)
         if written == 0:
             raise OSError(errno.EIO, "the file takes no more bytes, and no reason was given")
         offset += written
         left = _remaining(left, written) if offset < end else []
+    return nbytes
 
 
 def read(fd: int, buffers: Sequence[Buffer], offset: int) -> None:

@@ -46,26 +46,29 @@ class Writeback:
         self._device = os.fstat(fd).st_dev
         self._ways = [each for each in (_AUTO if way == "auto" else (way,)) if (self._device, each) not in _refused]
 
-    def write(self, buffers: Sequence[Buffer], offset: int) -> None:
-        """Writes all the bytes of ``buffers``, as `vectored.write` does."""
-        if self._ways != ["dontcache"] or not self._knows(vectored.write, buffers, offset, _RWF_DONTCACHE):
-            vectored.write(self._fd, buffers, offset)
+    def write(self, buffers: Sequence[Buffer], offset: int) -> int:
+        """Writes all the bytes of ``buffers`` and gives their number, as `vectored.write` does."""
+        if self._ways == ["dontcache"]:
+            try:
+                return vectored.write(self._fd, buffers, offset, _RWF_DONTCACHE)
+            except (OSError, NotImplementedError) as error:
+                self._refuse(error)
+        return vectored.write(self._fd, buffers, offset)
 
     def start(self, offset: int, nbytes: int) -> None:
         """Lets the disk begin with bytes that were written. A hint: it never fails."""
-        while self._ways and (hint := _HINTS.get(self._ways[0])) and not self._knows(hint, offset, nbytes):
-            pass
+        while self._ways and (hint := _HINTS.get(self._ways[0])):
+            try:
+                hint(self._fd, offset, nbytes)
+                break
+            except (OSError, NotImplementedError) as error:
+                self._refuse(error)
 
-    def _knows(self, call: Callable[..., None], *args: Any) -> bool:
-        """Makes the call; False if there is none such here, which is remembered."""
-        try:
-            call(self._fd, *args)
-        except (OSError, NotImplementedError) as error:
-            if isinstance(error, OSError) and error.errno not in _UNSUPPORTED:
-                raise
-            _refused.add((self._device, self._ways.pop(0)))
-            return False
-        return True
+    def _refuse(self, error: OSError | NotImplementedError) -> None:
+        """Remembers that there is no such call here, if that is what the error says; raises any other."""
+        if isinstance(error, OSError) and error.errno not in _UNSUPPORTED:
+            raise error
+        _refused.add((self._device, self._ways.pop(0)))
 
 
 def _start(fd: int, offset: int, nbytes: int) -> None:

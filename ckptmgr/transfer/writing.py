@@ -32,7 +32,7 @@ _Files: TypeAlias = Mapping[str, Digests]
 LANE_DEPTH = 2  # windows whose checksums are waited for; besides these one is filled, and that is all that is staged
 _COMBINE_NBYTES = 1 << 16  # from here on, combining two checksums is cheaper than reading the bytes again
 _KINDS = frozenset({"crc32c", "crc32"})
-_MASKED = frozenset({"bool", *USED_BITS})  # dtypes of which not every bit means something
+_ODD = frozenset({"bool", *USED_BITS, *PACKED_BITS})  # dtypes whose bytes are not simply those of an array
 
 
 class WrittenFile(NamedTuple):
@@ -141,43 +141,45 @@ def _buffers(piece: bytes | Part, source: TensorSource, most: int) -> Iterable[_
     name, spec, box = piece
     nbytes = spec.nbytes if box is None else piece.nbytes
     if 0 < nbytes <= most and spec.dtype not in PACKED_BITS:
-        return (_raw(name, spec, box, source),)
+        return (_raw(source.read(name, box), name, spec, box),)
     if spec.is_string:
         raise ValueError(f"string tensor {name!r} has no raw bytes: its layout must hold them literally")
     if nbytes == 0:
         return ()
     if spec.is_packed:
         # Elements share bytes, so there are no slices of such a tensor.
-        return _cut(_raw(name, spec, None, source), most)
+        return _cut(_raw(source.read(name), name, spec, None), most)
     chunks = (box or Box.whole(spec.shape)).chunks(max(most // spec.numpy.itemsize, 1))
-    return (_raw(name, spec, chunk, source) for chunk in chunks)
+    return (_raw(source.read(name, chunk), name, spec, chunk) for chunk in chunks)
 
 
 def _cut(flat: _B, most: int) -> Iterator[_B]:
     return (flat[at : at + most] for at in range(0, len(flat), most))
 
 
-def _raw(name: str, spec: TensorSpec, box: Box | None, source: TensorSource) -> _Array:
+def _raw(array: _Array, name: str, spec: TensorSpec, box: Box | None) -> _Array:
     """The tensor's elements in the box as raw bytes: the array's own memory if it holds just that, else a copy."""
-    array, dtype = source.read(name, box), spec.numpy
-    is_native = array.dtype == dtype
-    shape = box.shape if box is not None else spec.shape if spec.dtype not in PACKED_BITS else (spec.nbytes,)
+    dtype = spec.numpy
+    is_native = array.dtype is dtype or array.dtype == dtype
+    if is_native and box is None and array.shape == spec.shape and spec.dtype not in _ODD and array.flags.c_contiguous:
+        return array  # as most are, and there may be many
+    shape = box.shape if box is not None else (spec.nbytes,) if spec.is_packed else spec.shape
     if array.shape != shape or not (is_native or array.dtype.newbyteorder("=") == dtype):
         raise SaveError(
             f"tensor {name!r} was announced as {spec.dtype} of shape {spec.shape}, but {box or 'the whole of it'} came "
             f"as {array.dtype} of shape {array.shape}; was it changed during the save?"
         )
-    if spec.dtype in _MASKED:
-        array = _masked(array, spec)
+    array = _masked(array, spec)
     return array if is_native and array.flags.c_contiguous else array.astype(dtype, order="C")
 
 
 def _masked(array: _Array, spec: TensorSpec) -> _Array:
-    raw: _Array = array.view(np.uint8)
+    """The array without bits that mean nothing."""
     if spec.dtype == "bool":
-        masked: _Array = raw != 0  # an array viewed as another dtype may hold any byte, and a file only 0 and 1
-        return masked
-    return (raw & USED_BITS[spec.dtype]).view(array.dtype)  # arithmetic leaves its traces in the others
+        array = array.view(np.uint8) != 0  # an array viewed as another dtype may hold any byte, and a file only 0 and 1
+    elif spec.dtype in USED_BITS:
+        array = (array.view(np.uint8) & USED_BITS[spec.dtype]).view(array.dtype)  # arithmetic leaves its traces in the others
+    return array
 
 
 class _Sums:
