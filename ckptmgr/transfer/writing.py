@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
+from ckptmgr import garbage
 from ckptmgr.box import Box
 from ckptmgr.checksum import combine, crc32, crc32c
 from ckptmgr.errors import SaveError
@@ -91,13 +92,16 @@ def _sized(file: FileLayout, nbytes: int | None, before: _Files) -> tuple[FileLa
         return file, nbytes
     if len(file.pieces) > 1 or not isinstance(late := file.pieces[0], Late):
         raise ValueError(f"file {file.name!r} has a late piece of unknown size among others")
-    data = late.build(before)
+    with garbage.later():
+        data = late.build(before)
     return FileLayout(file.name, (data,)), len(data)
 
 
 def _build(file: str, before: _Files, sums: "_Sums", late: Late, index: int) -> bytes:
     """A late piece's bytes, from the digests of all pieces before it."""
-    data = late.build({**before, file: sums.digests(index)})
+    known = {**before, file: sums.digests(index)}
+    with garbage.later():
+        data = late.build(known)
     if len(data) != late.nbytes:
         raise ValueError(f"late piece {index} of file {file!r} was announced with {late.nbytes} bytes and has {len(data)}")
     return data
