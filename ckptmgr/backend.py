@@ -12,7 +12,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 from ckptmgr.box import Box
 from ckptmgr.checksum import combine, crc32c
 from ckptmgr.errors import BackendNotFoundError, MissingDependencyError, shown
-from ckptmgr.layout import Contents, Digest, Extent, FileLayout, Late, Layout, Part, Path, Scalar
+from ckptmgr.layout import Contents, Digests, Extent, FileLayout, Late, Layout, Part, Path, Scalar
 from ckptmgr.manifest import MANIFEST
 from ckptmgr.raw import read_raw
 from ckptmgr.source import Nested, TensorSource, paths_of
@@ -26,7 +26,7 @@ __all__ = [
     "Box",
     "Contents",
     "Described",
-    "Digest",
+    "Digests",
     "Extent",
     "FileLayout",
     "Folder",

@@ -10,9 +10,9 @@ installed, numpy computes the same values (`folding`).
 
 import functools
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import ModuleType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 import numpy as np
 
@@ -30,22 +30,22 @@ Buffer: TypeAlias = bytes | bytearray | memoryview | np.ndarray[Any, Any]  # C-c
 _CASTAGNOLI: Final = 0x82F63B78
 _ONE: Final = 1 << 31
 
-# Both take any buffer; only from Python 3.12 on can their types say so.
-_crc32c: Callable[[Any, int], int] = package.crc32c
-_crc32: Callable[[Any, int], int] = zlib.crc32
+
+class Checksum(Protocol):
+    """A checksum of a buffer's bytes, going on from ``value``, that of the bytes before them."""
+
+    def __call__(self, buffer: Buffer, value: int = 0, /) -> int: ...
 
 
-def crc32c(buffer: Buffer, value: int = 0) -> int:
-    """The crc32c (Castagnoli) of the buffer's bytes, going on from ``value``, that of the bytes before them.
+# Not wrapped: for one of many small tensors, a call of Python's own takes as long as the checksum.
+crc32c: Checksum = package.crc32c
+"""The crc32c (Castagnoli): hardware speed with the crc32c package, 2 to 6 GB/s a core without it.
 
-    Hardware speed with the crc32c package, 2 to 6 GB/s a core without it; the GIL is released for large buffers.
-    """
-    return _crc32c(buffer, value)
+The GIL is released for large buffers.
+"""
 
-
-def crc32(buffer: Buffer, value: int = 0) -> int:
-    """The crc32 of zip and gzip, likewise."""
-    return _crc32(buffer, value)
+crc32: Checksum = cast(Checksum, zlib.crc32)
+"""The crc32 of zip and gzip, likewise."""
 
 
 def combine(first: int, second: int, second_nbytes: int) -> int:

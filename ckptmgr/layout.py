@@ -3,6 +3,7 @@
 Backends make and read these; they never move a tensor's bytes. The engine in `transfer` does.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
@@ -72,21 +73,21 @@ class Contents:
     @property
     def names(self) -> list[str]:
         """Names of all tensors, in order, each once."""
-        return list(dict.fromkeys(part.name for parts in self.files for part in parts))
+        return list(dict.fromkeys([part.name for parts in self.files for part in parts]))
 
 
-Digest: TypeAlias = Mapping[str, int]  # kind of digest -> value, e.g. {"crc32c": 0x1234}
+Digests: TypeAlias = Mapping[str, Sequence[int]]  # of one file: kind of digest -> its value for each piece, in order
 
 
 class Late(NamedTuple):
     """Bytes that depend on the checksums of pieces before them: a TF index, a zip directory.
 
-    ``build`` gets the digests of each file's pieces so far, by file name and then in piece order. ``nbytes`` is known
-    beforehand, or None, which is allowed only for the sole piece of a file.
+    ``build`` gets, by file name, the digests of all pieces before this one. ``nbytes`` is known beforehand, or None, which is
+    allowed only for the sole piece of a file.
     """
 
     nbytes: int | None
-    build: Callable[[Mapping[str, Sequence[Digest]]], bytes]
+    build: Callable[[Mapping[str, Digests]], bytes]
 
 
 Piece: TypeAlias = bytes | Part | Late
@@ -98,20 +99,23 @@ class FileLayout:
 
     name: str
     pieces: tuple[Piece, ...]
+    sizes: tuple[int | None, ...] = field(init=False, compare=False, repr=False)  # of each piece; there may be many
+
+    def __post_init__(self) -> None:
+        sizes = tuple([len(piece) if isinstance(piece, bytes) else piece.nbytes for piece in self.pieces])
+        object.__setattr__(self, "sizes", sizes)
 
     @property
     def nbytes(self) -> int | None:
         """The file's size, or None if it is one late piece of unknown size."""
-        sizes = [piece_nbytes(piece) for piece in self.pieces]
-        return None if None in sizes else sum(size for size in sizes if size is not None)
+        return None if None in self.sizes else sum(filter(None, self.sizes))
 
     def parts(self) -> Iterator[tuple[int, int, Part]]:
         """Each part with its index among the pieces and its byte offset in the file."""
-        offset = 0
-        for index, piece in enumerate(self.pieces):
+        offsets = itertools.accumulate([size or 0 for size in self.sizes], initial=0)
+        for index, (piece, offset) in enumerate(zip(self.pieces, offsets, strict=False)):
             if isinstance(piece, Part):
                 yield index, offset, piece
-            offset += piece_nbytes(piece) or 0
 
 
 @dataclass(frozen=True, slots=True)

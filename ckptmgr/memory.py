@@ -37,7 +37,10 @@ class MemorySource:
 
     def read(self, name: str, box: Box | None = None, out: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
         """The tensor's elements; see `TensorSource.read`. A view wherever they are in host memory."""
-        array = arrays.host_array(self._tensors[name], box)
+        array = self._tensors[name]
+        # A whole array of numpy is what is asked for, and there may be many.
+        if type(array) is not np.ndarray or box is not None or array.dtype.kind in "SUOT":
+            array = arrays.host_array(array, box)
         if out is None:
             return array
         np.copyto(out, array, casting="equiv")

@@ -1,17 +1,17 @@
 """From a state tree to files in a folder: what every save does before anything is decided about steps."""
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ckptmgr import transfer, tree
+from ckptmgr import garbage, transfer, tree, treefile
 from ckptmgr.backend import Backend
 from ckptmgr.checksum import crc32c
 from ckptmgr.errors import shown
 from ckptmgr.fields import plain_json
-from ckptmgr.layout import Contents, Layout, Part, pack
+from ckptmgr.layout import Contents, Digests, Layout, Part, pack
 from ckptmgr.manifest import ASSET, TREE, FileEntry, is_plain
 from ckptmgr.memory import MemorySource
 from ckptmgr.naming import checked_step
@@ -19,7 +19,7 @@ from ckptmgr.step import JSON
 from ckptmgr.storage import Folder, StagingStore, staging
 from ckptmgr.transfer import Progress, Stats
 from ckptmgr.tree import Flat
-from ckptmgr.treefile import Row, TreeFile
+from ckptmgr.treefile import RowFields
 
 ALIGN = 4096  # tensor data starts at page boundaries where the format can
 
@@ -49,10 +49,10 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Files that are now durable, each with size and crc32c, and the index of their tensors."""
+    """Files that are now durable, each with size and crc32c, and where in them each tensor lies (see `treefile.Row`)."""
 
     files: tuple[FileEntry, ...]
-    tree: TreeFile
+    rows: Sequence[RowFields]
     stats: Stats
 
 
@@ -75,6 +75,7 @@ def prepare(
     return Prepared(step, planned, taken, facts, files, overwrite)
 
 
+@garbage.later()
 def plan(
     flat: Flat, backend: Backend, *, stem: str, max_file_nbytes: int | None = None, metadata: Mapping[str, JSON] | None = None
 ) -> Plan:
@@ -84,7 +85,7 @@ def plan(
         UnsupportedTensorError: the format cannot hold one of the tensors exactly.
     """
     contents = Contents(
-        files=pack([Part(name, spec) for name, spec in flat.specs.items()], max_file_nbytes),
+        files=pack(list(map(Part, flat.specs, flat.specs.values())), max_file_nbytes),
         aliases=flat.aliases,
         strings=flat.strings,
         metadata=metadata or {},
@@ -102,14 +103,7 @@ def write(folder: Folder, plan: Plan, *, progress: Progress | None = None) -> Wr
     source = MemorySource(plan.flat.tensors, plan.flat.specs)
     written = transfer.write(folder, plan.layout, source, progress=progress)
     files = tuple(FileEntry(name, *stored) for name, stored in written.files.items())
-    rows = [
-        Row(part.name, part.spec, file.name, offset, written.digests[file.name][index]["crc32c"], part.box)
-        for file in plan.layout.files
-        for index, offset, part in file.parts()
-    ]
-    # String tensors have no raw bytes: the format's own reader decodes them, and the last file is the one it opens.
-    rows += [Row(name, plan.flat.specs[name], plan.layout.files[-1].name, None, None) for name in plan.flat.strings]
-    return Written(files, TreeFile(plan.flat.skeleton, rows, plan.flat.aliases), written.stats)
+    return Written(files, _rows(plan, written.digests), written.stats)
 
 
 def replace(folder: Folder, plan: Plan, backend: Backend, *, stem: str, progress: Progress | None = None) -> Written:
@@ -143,7 +137,20 @@ def write_step(
     """All files of a step: the planned ones, then the assets, and ``tree.json`` last."""
     written = write(folder, plan, progress=progress)
     beside = [_write_small(folder, name, data, {ASSET: True}) for name, data in assets.items()]
-    return (*written.files, *beside, _write_small(folder, TREE, written.tree.encode(), {}))
+    index = treefile.encode(plan.flat.skeleton, written.rows, plan.flat.aliases)
+    return (*written.files, *beside, _write_small(folder, TREE, index, {}))
+
+
+@garbage.later()
+def _rows(plan: Plan, digests: Mapping[str, Digests]) -> list[RowFields]:
+    rows: list[RowFields] = [
+        (name, spec, file.name, offset, checksums[index], box)
+        for file, checksums in ((file, digests[file.name]["crc32c"]) for file in plan.layout.files)
+        for index, offset, (name, spec, box) in file.parts()
+    ]
+    # String tensors have no raw bytes: the format's own reader decodes them, and the last file is the one it opens.
+    last = plan.layout.files[-1].name
+    return rows + [(name, plan.flat.specs[name], last, None, None, None) for name in plan.flat.strings]
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

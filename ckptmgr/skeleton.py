@@ -43,7 +43,7 @@ class Fields(dict[str, Any]):
 def mapping(items: Iterable[tuple[Any, JSON]]) -> JSON:
     """The JSON of a dict whose keys are str and int and whose values are JSON already."""
     made = dict(items)
-    if all(type(key) is str and key[:1] != "$" for key in made):
+    if {str}.issuperset(map(type, made)) and not [key for key in made if key[:1] == "$"]:
         return made
     return {"$dict": [[scalar(key), value] for key, value in made.items()]}
 
@@ -55,8 +55,8 @@ def scalar(value: Any) -> JSON:
         TypeError: it is none.
     """
     kind = type(value)
-    if kind in _SCALARS:
-        return _SCALARS[kind](value)
+    if kind in PLAIN:
+        return PLAIN[kind](value)
     if isinstance(value, np.generic):
         return _numpy_scalar(value)
     raise TypeError(f"a {kind.__qualname__} is no plain value")
@@ -64,7 +64,7 @@ def scalar(value: Any) -> JSON:
 
 def is_scalar(value: Any) -> bool:
     """Whether `scalar` takes it: exactly one of Python's plain types, or a numpy scalar."""
-    return type(value) in _SCALARS or isinstance(value, np.generic)
+    return type(value) in PLAIN or isinstance(value, np.generic)
 
 
 def plain(value: Any) -> JSON:
@@ -260,7 +260,7 @@ def _damaged(path: Path, what: str) -> CorruptCheckpointError:
     return CorruptCheckpointError(f"the stored state tree is damaged: {'/'.join(map(str, path))!r} {what}")
 
 
-_SCALARS: dict[type, Callable[[Any], JSON]] = {
+PLAIN: dict[type, Callable[[Any], JSON]] = {  # Python's plain types, and what makes JSON of their values
     type(None): lambda value: value,
     bool: lambda value: value,
     int: _int,

@@ -32,7 +32,8 @@ _CANONICAL = re.compile(r"bool|(u?int|float|complex)[0-9]{1,3}|(datetime|timedel
 class TensorSpec:
     """A tensor's dtype name and shape, in elements.
 
-    ``nbytes`` is the size of its raw bytes; 0 for ``"string"``, whose size depends on the values.
+    ``nbytes`` is the size of its raw bytes; 0 for ``"string"``, whose size depends on the values. ``numpy`` is the numpy dtype
+    of an array that holds this tensor; ``uint8`` for packed ones.
     In `restore(into=...)` a spec as a leaf describes what is wanted and comes back as a new numpy array.
 
     Raises:
@@ -43,6 +44,7 @@ class TensorSpec:
     dtype: str
     shape: tuple[int, ...]
     nbytes: int = field(init=False, compare=False, repr=False)
+    numpy: np.dtype = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if any(size < 0 for size in self.shape):
@@ -51,16 +53,12 @@ class TensorSpec:
         if bits % 8:
             raise ValueError(f"{self.dtype} of shape {self.shape} does not fill whole bytes")
         object.__setattr__(self, "nbytes", bits // 8)
+        object.__setattr__(self, "numpy", numpy_dtype(self.dtype))
 
     @property
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
-
-    @property
-    def numpy(self) -> np.dtype:
-        """The numpy dtype of an array that holds this tensor; ``uint8`` for packed ones."""
-        return numpy_dtype(self.dtype)
 
     @property
     def is_string(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptmgr import arrays, containers, rng, skeleton
+from ckptmgr import arrays, containers, garbage, rng, skeleton
 from ckptmgr.adapter import Adapter
 from ckptmgr.errors import CorruptCheckpointError, UnsupportedLeafError, UnsupportedTensorError
 from ckptmgr.layout import Scalar
@@ -44,6 +44,7 @@ class Flat:
     scalars: dict[Path, Scalar]
 
 
+@garbage.later()
 def flatten(state: Any) -> Flat:
     """The state as skeleton and tensors; no bytes are copied, except those of string tensors.
 
@@ -156,7 +157,10 @@ def join(path: Path) -> str:
 
 def names(paths: Sequence[Path]) -> list[str]:
     """The names of tensors at these paths, which are different from each other; see the module's docstring."""
-    found = [join(path) for path in paths]
+    try:
+        found = list(map("/".join, paths)) if () not in paths else [ROOT]  # type: ignore[arg-type]
+    except TypeError:
+        found = [join(path) for path in paths]
     escaped: set[int] = set()
     while len(set(found)) < len(found):
         count = Counter(found)
@@ -181,31 +185,39 @@ def _escape(key: str | int) -> str:
 
 
 class _Flattening:
-    # One of these runs for each of maybe 20,000 small tensors: what is common is kept short.
+    # One of these runs for each of maybe 20,000 small tensors, or 100,000 numbers: what is common is kept short.
     def __init__(self) -> None:
-        self.places: list[tuple[Path, dict[str, JSON], Any, TensorSpec, int]] = []  # with the index of the first tied one
+        self.paths: list[Path] = []  # of each tensor, as are the next four
+        self.nodes: list[dict[str, JSON]] = []
+        self.leaves: list[Any] = []
+        self.specs: list[TensorSpec] = []
+        self.firsts: list[int] = []  # the index of the first tied one
         self.strings: dict[int, list[bytes]] = {}
         self.scalars: dict[Path, Scalar] = {}
         self.seen: dict[Hashable, int] = {}
 
     def run(self, state: Any) -> Flat:
-        flat = Flat(self.value(state, ()), {}, {}, {}, {}, {}, self.scalars)
-        found = names([place[0] for place in self.places])
-        for index, (name, (path, node, leaf, spec, first)) in enumerate(zip(found, self.places, strict=True)):
+        tree = self.value(state, ())
+        found = names(self.paths)
+        for name, node in zip(found, self.nodes, strict=True):
             node["$tensor"] = name
-            flat.paths[name] = path
-            if first == index:
-                flat.tensors[name], flat.specs[name] = leaf, spec
-            else:
-                flat.aliases[name] = found[first]
-        flat.strings.update((found[index], values) for index, values in self.strings.items())
-        return flat
+        tensors, specs = dict(zip(found, self.leaves, strict=True)), dict(zip(found, self.specs, strict=True))
+        aliases = {found[index]: found[first] for index, first in enumerate(self.firsts) if first != index}
+        for alias in aliases:
+            del tensors[alias], specs[alias]
+        strings = {found[index]: values for index, values in self.strings.items()}
+        return Flat(tree, tensors, specs, aliases, strings, dict(zip(found, self.paths, strict=True)), self.scalars)
 
     def value(self, value: Any, path: Path) -> JSON:
+        plain = skeleton.PLAIN.get(type(value))
+        if plain is not None:
+            if value is not None:
+                self.scalars[path] = value
+            return plain(value)
         adapter = arrays.adapter(value)
         if adapter is not None:
             return self.tensor(value, adapter, path)
-        if skeleton.is_scalar(value):
+        if isinstance(value, np.generic):
             return self.scalar(value, path)
         if len(path) >= MAX_DEPTH:
             raise unsupported(path, f"is nested deeper than {MAX_DEPTH} levels (does the state contain itself?)")
@@ -229,17 +241,16 @@ class _Flattening:
             raise unsupported(path, f"has a state_dict that is a {type(state).__qualname__} itself")
         return self.value(state, path)
 
-    def scalar(self, value: Any, path: Path) -> JSON:
+    def scalar(self, value: np.generic, path: Path) -> JSON:
         try:
             node = skeleton.scalar(value)
         except (TypeError, UnsupportedTensorError) as error:
             raise unsupported(path, f"is of type {_type_name(value)}, which cannot be stored: {_HINT}") from error
-        if value is not None:
-            self.scalars[path] = value
+        self.scalars[path] = value
         return node
 
     def tensor(self, leaf: Any, adapter: Adapter, path: Path) -> JSON:
-        index = len(self.places)
+        index = len(self.paths)
         node: dict[str, JSON] = {"$tensor": None}  # named at the end
         try:
             spec = adapter.describe(leaf)
@@ -252,7 +263,11 @@ class _Flattening:
                 self.string(node, adapter.host(leaf), index if first == index else None)
         except (UnsupportedLeafError, UnsupportedTensorError) as error:
             raise unsupported(path, error) from error
-        self.places.append((path, node, leaf, spec, first))
+        self.paths.append(path)
+        self.nodes.append(node)
+        self.leaves.append(leaf)
+        self.specs.append(spec)
+        self.firsts.append(first)
         return node
 
     def string(self, node: dict[str, JSON], array: np.ndarray[Any, Any], index: int | None) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from json.encoder import encode_basestring_ascii as quoted
-from typing import Any, NamedTuple, NoReturn, Self
+from typing import Any, NamedTuple, NoReturn, Self, TypeAlias
 
 from ckptmgr import garbage
 from ckptmgr.box import Box
@@ -26,6 +26,9 @@ MAX_RANK = 64
 
 _DTYPE = re.compile(r"[a-z]{3}[0-9a-z_\[\]]*")
 _WHOLE, _SLICE = 7, 9  # fields of a row: a slice has its start and stop besides
+
+
+RowFields: TypeAlias = tuple[str, TensorSpec, str, int | None, int | None, Box | None]  # a row as a plain tuple
 
 
 class Row(NamedTuple):
@@ -58,31 +61,11 @@ class TreeFile:
     @property
     def files(self) -> list[str]:
         """The files that hold tensors, in the order of the rows."""
-        return list(dict.fromkeys(row.file for row in self.rows))
+        return _files(self.rows)
 
-    @garbage.later()
     def encode(self) -> bytes:
-        """The file's bytes: JSON, one tensor a line.
-
-        Raises:
-            TypeError, ValueError: a skeleton or metadata that is not plain JSON.
-        """
-        files = self.files
-        indexes = {file: index for index, file in enumerate(files)}
-        # By identity: specs are interned, and hashing one costs more than the rest of its line.
-        specs = {id(row.spec): row.spec for row in self.rows}
-        heads = {key: f"{quoted(spec.dtype)},[{','.join(map(str, spec.shape))}]" for key, spec in specs.items()}
-        lines = [_line(row, heads[id(row.spec)], indexes[row.file]) for row in self.rows]
-        head = {
-            "format_version": FORMAT_VERSION,
-            "files": files,
-            "aliases": dict(self.aliases),
-            "metadata": dict(self.metadata),
-            **({"paths": dict(self.paths)} if self.paths else {}),
-            "skeleton": self.skeleton,
-        }
-        fields = [f"{quoted(key)}: {json.dumps(value, separators=(',', ':'), allow_nan=False)}" for key, value in head.items()]
-        return "{{\n{},\n{}: [\n{}\n]\n}}\n".format(",\n".join(fields), quoted("tensors"), ",\n".join(lines)).encode()
+        """The file's bytes; see `encode`."""
+        return encode(self.skeleton, self.rows, self.aliases, self.metadata, self.paths)
 
     def check(self, files: Collection[str], *, where: str) -> None:
         """Raises CorruptCheckpointError unless all tensors lie in these files and no byte belongs to two of them.
@@ -134,11 +117,44 @@ class TreeFile:
         return cls(skeleton, rows, aliases, metadata, _paths(paths))
 
 
-def _line(row: Row, shape: str, file: int) -> str:
-    name, spec, _, offset, crc32c, box = row
-    numbers = f"{'null' if offset is None else offset},{_nbytes(spec, box)},{'null' if crc32c is None else crc32c}"
-    bounds = "" if box is None else f",{list(box.start)},{list(box.stop)}"
-    return f"[{quoted(name)},{shape},{file},{numbers}{bounds}]"
+@garbage.later()
+def encode(
+    skeleton: JSON,
+    rows: Sequence[RowFields],
+    aliases: Mapping[str, str],
+    metadata: Mapping[str, JSON] | None = None,
+    paths: Mapping[str, tuple[str | int, ...]] | None = None,
+) -> bytes:
+    """The bytes of a tree file: JSON, one tensor a line. ``rows`` are as `Row` says; plain tuples will do.
+
+    Raises:
+        TypeError, ValueError: a skeleton or metadata that is not plain JSON.
+    """
+    files = _files(rows)
+    indexes = {file: index for index, file in enumerate(files)}
+    # By identity: specs are interned, and hashing one costs more than the rest of its line.
+    specs = {id(row[1]): row[1] for row in rows}
+    heads = {key: f"{quoted(spec.dtype)},[{','.join(map(str, spec.shape))}]" for key, spec in specs.items()}
+    lines = [
+        f"[{quoted(name)},{heads[id(spec)]},{indexes[file]},{'null' if offset is None else offset},"
+        f"{spec.nbytes if box is None else _nbytes(spec, box)},{'null' if crc32c is None else crc32c}"
+        f"{'' if box is None else f',{list(box.start)},{list(box.stop)}'}]"
+        for name, spec, file, offset, crc32c, box in rows
+    ]
+    head = {
+        "format_version": FORMAT_VERSION,
+        "files": files,
+        "aliases": dict(aliases),
+        "metadata": dict(metadata or {}),
+        **({"paths": dict(paths)} if paths else {}),
+        "skeleton": skeleton,
+    }
+    fields = [f"{quoted(key)}: {json.dumps(value, separators=(',', ':'), allow_nan=False)}" for key, value in head.items()]
+    return "{{\n{},\n{}: [\n{}\n]\n}}\n".format(",\n".join(fields), quoted("tensors"), ",\n".join(lines)).encode()
+
+
+def _files(rows: Sequence[RowFields]) -> list[str]:
+    return list(dict.fromkeys([row[2] for row in rows]))
 
 
 def _nbytes(spec: TensorSpec, box: Box | None) -> int:

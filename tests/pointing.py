@@ -35,10 +35,10 @@ class PointingBackend:
     def layout(self, contents: Contents, *, stem: str, align: int) -> Layout:
         parts = [part for file in contents.files for part in file]
 
-        def index(digests: Mapping[str, Sequence[Mapping[str, int]]]) -> bytes:
+        def index(digests: Mapping[str, Mapping[str, Sequence[int]]]) -> bytes:
             offset, tensors = 0, {}
-            for part, sums in zip(parts, digests[f"{stem}.bin"], strict=True):
-                tensors[part.name] = [part.spec.dtype, part.spec.shape, offset, sums["crc32c"]]
+            for part, checksum in zip(parts, digests[f"{stem}.bin"]["crc32c"], strict=True):
+                tensors[part.name] = [part.spec.dtype, part.spec.shape, offset, checksum]
                 offset += part.nbytes
             return json.dumps({"tensors": tensors}).encode()
 

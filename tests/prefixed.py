@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Collection, Mapping, Sequence
 
-from ckptmgr.backend import Contents, Digest, FileLayout, Folder, Late, Layout, TensorSource
+from ckptmgr.backend import Contents, Digests, FileLayout, Folder, Late, Layout, TensorSource
 from ckptmgr_safetensors import SafetensorsBackend
 from ckptmgr_safetensors.source import SafetensorsSource
 
@@ -24,7 +24,7 @@ class PrefixedBackend(SafetensorsBackend):
             one = dataclasses.replace(contents, files=(parts,), metadata={} if number else contents.metadata)
             files.append(FileLayout(f"{stem}.{number}.part", super().layout(one, stem=stem, align=align).files[0].pieces))
 
-        def build(digests: Mapping[str, Sequence[Digest]]) -> bytes:
+        def build(digests: Mapping[str, Digests]) -> bytes:
             return json.dumps([name for name in digests if not name.endswith(INDEX)]).encode()
 
         return Layout((*files, FileLayout(stem + INDEX, (Late(None, build),))))

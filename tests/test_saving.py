@@ -10,6 +10,7 @@ from stores import MemoryStore
 from ckptmgr import CheckpointManager, saving, tree
 from ckptmgr.backend import Contents, FileLayout, Layout, TensorSpec
 from ckptmgr.storage import Folder, PosixStore
+from ckptmgr.treefile import Row
 from ckptmgr_safetensors import SafetensorsBackend
 
 
@@ -27,7 +28,7 @@ def test_tensor_data_starts_at_a_page_and_rows_say_where_each_tensor_lies(tmp_pa
     written = saving.write(Folder(PosixStore(tmp_path)), planned)
 
     raw = (tmp_path / "model.safetensors").read_bytes()
-    rows = {row.name: row for row in written.tree.rows}
+    rows = {row.name: row for row in map(Row._make, written.rows)}
     assert rows["b"].offset % saving.ALIGN == 0
     assert raw[rows["b"].offset :][:40] == state["b"].tobytes()
     assert raw[rows["a"].offset :][:3] == state["a"].tobytes()
@@ -93,7 +94,7 @@ def test_string_tensors_are_read_through_the_file_that_is_opened(tmp_path):
 
     written = saving.write(Folder(PosixStore(tmp_path)), saving.Plan(flat, layout))
 
-    assert [(row.name, row.file, row.offset) for row in written.tree.rows] == [("s", "m.index", None)]
+    assert [(row.name, row.file, row.offset) for row in map(Row._make, written.rows)] == [("s", "m.index", None)]
 
 
 def test_the_files_of_a_step_are_written_before_its_assets_and_its_tree_last():

@@ -214,7 +214,7 @@ def test_reading_into_arrays_takes_a_few_windows_of_memory(tmp_path: Path, monke
     store.window_nbytes = 1 << 20
     tensor = np.zeros((1 << 14, 1 << 10), np.float32)
     written = transfer.write(Folder(store), layout({"t": tensor}), memory({"t": tensor}))
-    checksum = written.digests["data"][1]["crc32c"]
+    checksum = written.digests["data"]["crc32c"][1]
     columns = [Want("t", Box((0, at), (1 << 14, at + 256)), np.ones((1 << 14, 256), np.float32)) for at in range(0, 1024, 256)]
     source = FileSource({"t": spec_of(tensor)}, {"t": [Extent(Folder(store), "data", 0, None, checksum)]})
 

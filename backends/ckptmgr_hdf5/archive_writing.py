@@ -12,9 +12,9 @@ import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from ckptmgr.backend import Digest, Late, Part
+from ckptmgr.backend import Digests, Late, Part
 
-_Digests: TypeAlias = Mapping[str, Sequence[Digest]]
+_Files: TypeAlias = Mapping[str, Digests]
 Pieces: TypeAlias = tuple[bytes | Part | Late, ...]
 
 DIGESTS = frozenset({"crc32c", "crc32"})  # of pieces, that the late ones need
@@ -146,15 +146,15 @@ def _descriptor_nbytes(nbytes: int) -> int:
     return 24 if nbytes >= _FULL else 16
 
 
-def _descriptor(file: str, place: _Placed, digests: _Digests) -> bytes:
+def _descriptor(file: str, place: _Placed, digests: _Files) -> bytes:
     kind = "<4sIQQ" if place.nbytes >= _FULL else "<4sIII"
     return struct.pack(kind, b"PK\7\x08", _crc(file, place, digests), place.nbytes, place.nbytes)
 
 
-def _crc(file: str, place: _Placed, digests: _Digests) -> int:
+def _crc(file: str, place: _Placed, digests: _Files) -> int:
     value = 0
-    for digest, nbytes in zip(digests[file][place.pieces], place.sizes, strict=True):
-        value = combine32(value, digest["crc32"], nbytes) if value else digest["crc32"]
+    for crc, nbytes in zip(digests[file]["crc32"][place.pieces], place.sizes, strict=True):
+        value = combine32(value, crc, nbytes) if value else crc
     return value
 
 
@@ -175,7 +175,7 @@ def _directory_nbytes(placed: Sequence[_Placed], start: int) -> int:
     return entries + (76 if _has_wide_end(placed, start) else 0) + 22
 
 
-def _directory(file: str, placed: Sequence[_Placed], start: int, digests: _Digests) -> bytes:
+def _directory(file: str, placed: Sequence[_Placed], start: int, digests: _Files) -> bytes:
     entries = b"".join(_entry(place, _crc(file, place, digests)) for place in placed)
     count = min(len(placed), _SHORT_FULL)
     end = struct.pack("<4s4HIIH", b"PK\5\6", 0, 0, count, count, min(len(entries), _FULL), min(start, _FULL), 0)

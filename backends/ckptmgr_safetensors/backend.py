@@ -14,6 +14,7 @@ from ckptmgr_safetensors.header import BITS, CODES, LENGTH_NBYTES, MAX_HEADER_NB
 from ckptmgr_safetensors.source import SafetensorsSource
 
 _FIRST_NBYTES = 64 * 1024  # read at once: holds most headers
+_WIDEST_FIRST = {name: -BITS[code] for name, code in CODES.items()}
 
 
 class SafetensorsBackend:
@@ -86,7 +87,7 @@ class SafetensorsBackend:
 
 
 def _check(parts: Sequence[Part]) -> None:
-    header.check_dtypes((part.name, part.spec) for part in parts)
+    header.check_dtypes(parts)
     for name, spec, box in parts:
         if box is not None and box != Box.whole(spec.shape):
             raise UnsupportedTensorError(
@@ -97,7 +98,7 @@ def _check(parts: Sequence[Part]) -> None:
 
 
 def _file(name: str, parts: Sequence[Part], names: dict[str, str], strings: dict[str, str], align: int) -> FileLayout:
-    ordered = sorted(parts, key=lambda part: -BITS[CODES[part.spec.dtype]])
+    ordered = sorted(parts, key=lambda part: _WIDEST_FIRST[part.spec.dtype])
     first = header.build([(names[part.name], part.spec) for part in ordered], strings, align)
     return FileLayout(name, (first, *ordered))
 

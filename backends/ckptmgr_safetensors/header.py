@@ -6,14 +6,15 @@ overlap or rest, so whoever reads by its offsets stays inside the file.
 Source: the format notes of the safetensors repository, and its reference library 0.8.0.
 """
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring as quoted
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from ckptmgr.backend import JSON, TensorSpec, numpy_dtype
+from ckptmgr.backend import JSON, Part, TensorSpec, numpy_dtype
 from ckptmgr.errors import CorruptCheckpointError, UnsupportedTensorError, shown
 from ckptmgr_safetensors import strictjson
 
@@ -128,11 +129,11 @@ def build(tensors: Sequence[tuple[str, TensorSpec]], metadata: Mapping[str, str]
     # By identity: specs are interned, and hashing one costs more than the rest of its entry.
     kinds = {id(spec): spec for _, spec in tensors}
     heads = {key: f'"dtype":"{CODES[spec.dtype]}","shape":[{",".join(map(str, spec.shape))}]' for key, spec in kinds.items()}
-    offset = 0
-    for name, spec in tensors:
-        end = offset + spec.nbytes
-        pieces.append(f'{quoted(name)}:{{{heads[id(spec)]},"data_offsets":[{offset},{end}]}}')
-        offset = end
+    ends = [0, *itertools.accumulate([spec.nbytes for _, spec in tensors])]
+    pieces += [
+        f'{quoted(name)}:{{{heads[id(spec)]},"data_offsets":[{begin},{end}]}}'
+        for (name, spec), (begin, end) in zip(tensors, itertools.pairwise(ends), strict=True)
+    ]
     text = f"{{{','.join(pieces)}}}".encode()
     text += b" " * (-(LENGTH_NBYTES + len(text)) % math.lcm(align, 8))
     if len(text) > MAX_HEADER_NBYTES:
@@ -143,16 +144,16 @@ def build(tensors: Sequence[tuple[str, TensorSpec]], metadata: Mapping[str, str]
     return len(text).to_bytes(LENGTH_NBYTES, "little") + text
 
 
-def check_dtypes(tensors: Iterable[tuple[str, TensorSpec]]) -> None:
+def check_dtypes(parts: Sequence[Part]) -> None:
     """Refuses what the format has no code for; nothing is ever cast silently.
 
     Raises:
         UnsupportedTensorError: lists the tensors of the first such dtype.
     """
-    refused = [(name, spec.dtype) for name, spec in tensors if spec.dtype not in CODES]
+    refused = [part for part in parts if part.spec.dtype not in CODES]
     if refused:
-        dtype = refused[0][1]
-        names = [name for name, other in refused if other == dtype]
+        dtype = refused[0].spec.dtype
+        names = [part.name for part in refused if part.spec.dtype == dtype]
         raise UnsupportedTensorError(
             f"safetensors has no dtype {dtype}, which these tensors have: {shown(names)}; cast them or use another backend",
             tensor=names[0],

@@ -101,9 +101,9 @@ def build_header(num_shards: int) -> bytes:
 
 def build_entry(dtype: int, shape: tuple[int, ...], shard: int, offset: int, nbytes: int, crc32c: int) -> bytes:
     """The entry of a whole tensor, byte for byte as TensorFlow writes it. ``crc32c`` is not masked."""
-    numbers = b"".join(tag + varint(number) for tag, number in ((b"\x18", shard), (b"\x20", offset), (b"\x28", nbytes)) if number)
+    fields = _kind(dtype, shape) + _number(b"\x18", shard) + _number(b"\x20", offset) + _number(b"\x28", nbytes)
     masked = mask(crc32c)
-    return _kind(dtype, shape) + numbers + (b"\x35" + masked.to_bytes(4, "little") if masked else b"")
+    return fields + (b"\x35" + masked.to_bytes(4, "little") if masked else b"")
 
 
 def build_slices(dtype: int, shape: tuple[int, ...], slices: Sequence[Extents]) -> bytes:
@@ -115,12 +115,11 @@ def build_slices(dtype: int, shape: tuple[int, ...], slices: Sequence[Extents]) 
 
 def varint(number: int) -> bytes:
     """A number that is not negative in groups of 7 bits, lowest first; the high bit says that more follow."""
-    groups = bytearray()
+    groups = []
     while number > 0x7F:
         groups.append(number & 0x7F | 0x80)
         number >>= 7
-    groups.append(number)
-    return bytes(groups)
+    return bytes((*groups, number))
 
 
 def _checked(message: Any, num_shards: int, most_slices: int) -> Entry:
@@ -173,6 +172,10 @@ def _kind(dtype: int, shape: tuple[int, ...]) -> bytes:
 
 def _extent(start: int, length: int | None) -> bytes:
     return (b"\x08" + varint(start) if start else b"") + (b"" if length is None else b"\x10" + varint(length))
+
+
+def _number(tag: bytes, number: int) -> bytes:
+    return tag + varint(number) if number else b""
 
 
 def _message(tag: bytes, content: bytes) -> bytes:

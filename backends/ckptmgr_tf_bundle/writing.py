@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from ckptmgr.backend import Contents, Digest, FileLayout, Late, Layout, Part
+from ckptmgr.backend import Contents, Digests, FileLayout, Late, Layout, Part
 from ckptmgr.backend import Path as StatePath
 from ckptmgr.errors import UnsupportedTensorError, shown
 from ckptmgr_tf_bundle import building, carriage, literal, table
@@ -199,19 +199,19 @@ def _files(
             offset += len(data)
         files.append(FileLayout(names[shard], tuple(pieces)))
 
-    def build(digests: Mapping[str, Sequence[Digest]]) -> bytes:
-        entries = _entries(stored, tied, [digests[name] for name in names])
+    def build(digests: Mapping[str, Digests]) -> bytes:
+        entries = _entries(stored, tied, [digests[name]["crc32c"] for name in names])
         return table.encode(sorted([(b"", build_header(len(names))), *entries]))
 
     return Layout((*files, FileLayout(f"{stem}.index", (Late(None, build),))))
 
 
 def _entries(
-    stored: Sequence[Stored], tied: Mapping[str, Sequence[str]], digests: Sequence[Sequence[Digest]]
+    stored: Sequence[Stored], tied: Mapping[str, Sequence[str]], checksums: Sequence[Sequence[int]]
 ) -> Iterator[tuple[bytes, bytes]]:
     sliced: dict[str, list[Part]] = {}
     for key, dtype, shape, shard, offset, nbytes, piece, crc, part in stored:
-        value = build_entry(dtype, shape, shard, offset, nbytes, digests[shard][piece]["crc32c"] if crc is None else crc)
+        value = build_entry(dtype, shape, shard, offset, nbytes, checksums[shard][piece] if crc is None else crc)
         is_slice = part is not None and part.box is not None and part.box.shape != part.spec.shape
         for each in (key, *tied.get(key, ())):
             if part is not None and is_slice:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from ckptmgr.storage import vectored
 from ckptmgr.storage.folders import Root, naming
 from ckptmgr.storage.store import Buffer
+from ckptmgr.storage.writeback import Way, Writeback
 
 TEMPORARY = re.compile(r"\.ckptmgr-[0-9a-f]{16}\.tmp")
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
@@ -31,6 +32,7 @@ class NewFile:
     name: str
     fd: int
     temporary: str
+    writeback: Way = "auto"
 
     def write(self, windows: Iterable[Sequence[Buffer]], nbytes: int) -> None:
         """Fills the file and makes its content durable. What ``windows`` raises passes through.
@@ -40,15 +42,16 @@ class NewFile:
         """
         with naming(self.path):
             vectored.reserve(self.fd, nbytes)
+            file = Writeback(self.fd, self.writeback)
         done = 0
         for window in windows:
-            size = sum(map(vectored.size, window))
-            if done + size > nbytes:
-                raise ValueError(f"{self.path!r}: more than the {nbytes} bytes that were announced")
             with naming(self.path):
-                vectored.write(self.fd, window, done)
-                vectored.start_writeback(self.fd, done, size)
+                size = file.write(window, done)
+                if done + size < nbytes:  # the fsync begins with the last ones itself
+                    file.start(done, size)
             done += size
+            if done > nbytes:
+                raise ValueError(f"{self.path!r}: more than the {nbytes} bytes that were announced")
         if done < nbytes:
             raise ValueError(f"{self.path!r}: only {done} of the {nbytes} bytes that were announced")
         with naming(self.path):
@@ -80,7 +83,9 @@ class NewFile:
 
 
 @contextmanager
-def new_file(root: Root, names: Sequence[str], *, make: bool, durable: bool = False, keep: bool = False) -> Iterator[NewFile]:
+def new_file(
+    root: Root, names: Sequence[str], *, make: bool, durable: bool = False, keep: bool = False, writeback: Way = "auto"
+) -> Iterator[NewFile]:
     """A file below ``root`` before it has its name; if it never gets it, nothing of it is left.
 
     ``make`` and ``durable`` are for its folder, as in `Root.open`. With ``keep`` the temporary name stays, if nothing is raised.
@@ -91,7 +96,7 @@ def new_file(root: Root, names: Sequence[str], *, make: bool, durable: bool = Fa
     folder, fd = _start(root, above, path, temporary, make=make, durable=durable)
     is_kept = False
     try:
-        yield NewFile(path, folder, name, fd, temporary)
+        yield NewFile(path, folder, name, fd, temporary, writeback)
         is_kept = keep
     finally:
         if not is_kept:

@@ -34,6 +34,7 @@ from ckptmgr.storage.lock import exclusive
 from ckptmgr.storage.newfile import TEMPORARY, new_file
 from ckptmgr.storage.rereading import Reread, reread
 from ckptmgr.storage.store import Answer, Buffer, Head, Listing, Sight, Stored, Upload, Version
+from ckptmgr.storage.writeback import WAYS, Way
 
 logger = logging.getLogger(__name__)
 
@@ -55,19 +56,34 @@ class PosixStore:
 
     ``follow_links`` lets reads and listings take links to files for files, as a Hugging Face cache needs; bytes then come
     from wherever they lead. Links to folders are never followed, and no link is ever deleted.
+
+    ``writeback`` is how the disk is made to begin with a large file before all of it is written; see `writeback`.
+
+    Raises:
+        ValueError: ``writeback`` is no such way.
     """
 
     window_nbytes = 2 << 20
     workers = 2
     has_remove = True
 
-    def __init__(self, root: str | os.PathLike[str], *, lock_timeout_s: float = 60.0, follow_links: bool = False) -> None:
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        lock_timeout_s: float = 60.0,
+        follow_links: bool = False,
+        writeback: Way = "auto",
+    ) -> None:
+        if writeback not in WAYS:
+            raise ValueError(f"writeback must be one of {', '.join(map(repr, WAYS))}, not {writeback!r}")
         self._root = Root(os.path.abspath(os.fspath(root)))  # now, because the process may change its folder
         self._below = os.path.join(self._root.path, "")
         self.url = f"file://{self._root.path}"
         self.is_weak = False  # until a lock is refused
         self.lock_timeout_s = lock_timeout_s
         self.follow_links = follow_links
+        self.writeback: Way = writeback
 
     def __repr__(self) -> str:
         return f"PosixStore({self._root.path!r})"
@@ -80,7 +96,7 @@ class PosixStore:
             ValueError: ``windows`` gave more or fewer bytes than ``nbytes``.
             OSError: as the system gave it. The file may be there nevertheless, whole, if it came from naming it.
         """
-        with new_file(self._root, _names(key), make=True) as new:
+        with new_file(self._root, _names(key), make=True, writeback=self.writeback) as new:
             new.write(windows, nbytes)
             with naming(new.path):
                 try:
@@ -94,7 +110,7 @@ class PosixStore:
     def stage(self, key: str, windows: Iterable[Sequence[Buffer]], nbytes: int) -> Upload:
         """See `StagingStore.stage`; raises like `put`. It is a temporary file in the folder that it is for."""
         above, _, _ = key.rpartition("/")
-        with new_file(self._root, _names(key), make=True, keep=True) as new:
+        with new_file(self._root, _names(key), make=True, keep=True, writeback=self.writeback) as new:
             new.write(windows, nbytes)
             return Upload(f"{above}/{new.temporary}".lstrip("/"), new.temporary, os.fstat(new.fd).st_ctime)
 

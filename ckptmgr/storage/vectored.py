@@ -16,17 +16,13 @@ from ckptmgr.storage.store import Buffer
 
 _MAX_BUFFERS = 1024  # IOV_MAX of Linux and macOS
 _BYTES = (bytes, bytearray)  # those whose length is their size; a union of types would cost more than all else in `size`
-_START_WRITEBACK = 2  # SYNC_FILE_RANGE_WRITE
 _UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 
 # `os.posix_fallocate` writes every block where the file system cannot reserve them; the system call itself says no.
 _libc = ctypes.CDLL(None, use_errno=True)
 _fallocate: Any = getattr(_libc, "fallocate", None)
-_sync_file_range: Any = getattr(_libc, "sync_file_range", None)
 if _fallocate is not None:
     _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-if _sync_file_range is not None:
-    _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
 
 def size(buffer: Buffer) -> int:
@@ -34,15 +30,26 @@ def size(buffer: Buffer) -> int:
     return len(buffer) if isinstance(buffer, _BYTES) else buffer.nbytes
 
 
-def write(fd: int, buffers: Sequence[Buffer], offset: int) -> None:
-    """Writes all the bytes of ``buffers``, one after another, from ``offset`` on."""
-    left = _remaining(buffers, 0)
-    while left:
-        written = os.pwritev(fd, left[:_MAX_BUFFERS], offset)
+def total(buffers: Sequence[Buffer]) -> int:
+    """The number of bytes in all of them."""
+    # Most are arrays, of which there may be many: a call for each would take longer than all else here.
+    return sum([buffer.nbytes if type(buffer) is np.ndarray else size(buffer) for buffer in buffers])
+
+
+def write(fd: int, buffers: Sequence[Buffer], offset: int, flags: int = 0) -> int:
+    """Writes all the bytes of ``buffers``, one after another, from ``offset`` on, and gives their number.
+
+    ``flags`` are those of `os.pwritev`.
+    """
+    nbytes = total(buffers)
+    end, left = offset + nbytes, _remaining(buffers, 0)
+    while offset < end:
+        written = os.pwritev(fd, left[:_MAX_BUFFERS], offset, flags)
         if written == 0:
             raise OSError(errno.EIO, "the file takes no more bytes, and no reason was given")
         offset += written
-        left = _remaining(left, written)
+        left = _remaining(left, written) if offset < end else []
+    return nbytes
 
 
 def read(fd: int, buffers: Sequence[Buffer], offset: int) -> None:
@@ -72,12 +79,6 @@ def reserve(fd: int, nbytes: int) -> None:
             return
         if code != errno.EINTR:
             raise OSError(code, os.strerror(code))
-
-
-def start_writeback(fd: int, offset: int, nbytes: int) -> None:
-    """Lets the disk begin with these bytes, so that the last fsync has little left to do. A hint: it never fails."""
-    if nbytes > 0 and _sync_file_range is not None:
-        _sync_file_range(fd, offset, nbytes, _START_WRITEBACK)
 
 
 def _remaining(buffers: Sequence[Buffer], done: int) -> list[Any]:

@@ -7,18 +7,19 @@ its checksums. Small tensors share a window, so none costs the store a call of i
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
+from ckptmgr import garbage
 from ckptmgr.box import Box
 from ckptmgr.checksum import combine, crc32, crc32c
 from ckptmgr.errors import SaveError
-from ckptmgr.layout import Digest, FileLayout, Late, Layout, Part
+from ckptmgr.layout import Digests, FileLayout, Late, Layout, Part
 from ckptmgr.source import TensorSource
-from ckptmgr.spec import USED_BITS
+from ckptmgr.spec import PACKED_BITS, USED_BITS, TensorSpec
 from ckptmgr.storage import Folder
 from ckptmgr.transfer.lanes import Lane
 from ckptmgr.transfer.planning import BUFFERS
@@ -27,11 +28,12 @@ from ckptmgr.transfer.stats import Progress, Stats, Tally
 _Array: TypeAlias = np.ndarray[Any, Any]
 _Buffer: TypeAlias = memoryview | _Array
 _B = TypeVar("_B", memoryview, _Array)
-_Digests: TypeAlias = Mapping[str, Sequence[Digest]]
+_Files: TypeAlias = Mapping[str, Digests]
 
 LANE_DEPTH = 2  # windows whose checksums are waited for; besides these one is filled, and that is all that is staged
 _COMBINE_NBYTES = 1 << 16  # from here on, combining two checksums is cheaper than reading the bytes again
 _KINDS = frozenset({"crc32c", "crc32"})
+_ODD = frozenset({"bool", *USED_BITS, *PACKED_BITS})  # dtypes whose bytes are not simply those of an array
 
 
 class WrittenFile(NamedTuple):
@@ -43,10 +45,10 @@ class WrittenFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was written: files in the layout's order, and the digests of each file's pieces, in their order."""
+    """What was written: files in the layout's order, and the digests of each file's pieces."""
 
     files: Mapping[str, WrittenFile]
-    digests: _Digests
+    digests: _Files
     stats: Stats
 
 
@@ -65,7 +67,7 @@ def write(folder: Folder, layout: Layout, source: TensorSource, *, progress: Pro
         raise ValueError(f"the layout asks for digests {sorted(unknown)}; known are {sorted(_KINDS)}")
     started = time.perf_counter()
     files: dict[str, WrittenFile] = {}
-    digests: dict[str, Sequence[Digest]] = {}
+    digests: dict[str, Digests] = {}
     sizes = [file.nbytes for file in layout.files]
     tally = Tally(progress, sum(filter(None, sizes)), "stage", "checksum")
     with Lane(LANE_DEPTH) as lane:
@@ -84,53 +86,55 @@ def write(folder: Folder, layout: Layout, source: TensorSource, *, progress: Pro
     return Written(files, digests, Stats(sum(file.nbytes for file in files.values()), seconds, phases))
 
 
-def _sized(file: FileLayout, nbytes: int | None, before: _Digests) -> tuple[FileLayout, int]:
+def _sized(file: FileLayout, nbytes: int | None, before: _Files) -> tuple[FileLayout, int]:
     """The file and its size, which a sole late piece tells only now."""
     if nbytes is not None:
         return file, nbytes
     if len(file.pieces) > 1 or not isinstance(late := file.pieces[0], Late):
         raise ValueError(f"file {file.name!r} has a late piece of unknown size among others")
-    data = late.build({**before, file.name: ()})
+    with garbage.later():
+        data = late.build(before)
     return FileLayout(file.name, (data,)), len(data)
 
 
-def _build(file: str, before: _Digests, sums: "_Sums", late: Late, index: int) -> bytes:
+def _build(file: str, before: _Files, sums: "_Sums", late: Late, index: int) -> bytes:
     """A late piece's bytes, from the digests of all pieces before it."""
-    data = late.build({**before, file: sums.digests(index)})
+    known = {**before, file: sums.digests(index)}
+    with garbage.later():
+        data = late.build(known)
     if len(data) != late.nbytes:
         raise ValueError(f"late piece {index} of file {file!r} was announced with {late.nbytes} bytes and has {len(data)}")
     return data
 
 
-class _Window:
-    """Buffers that the store gets together, and the index of each one's piece."""
+class _Window(NamedTuple):
+    """Buffers that the store gets together, and of each one the index of its piece and its size."""
 
-    __slots__ = ("buffers", "indices", "nbytes")
-
-    def __init__(self) -> None:
-        self.buffers: list[_Buffer] = []
-        self.indices: list[int] = []
-        self.nbytes = 0
+    buffers: list[_Buffer]
+    indices: list[int]
+    sizes: list[int]
 
 
 def _windows(file: FileLayout, source: TensorSource, most: int, late: Callable[[Late, int], bytes]) -> Iterator[_Window]:
     """A file's bytes in windows of at most ``most`` bytes. What comes before a late piece is handed out before it is built."""
-    window = _Window()
+    window = _Window([], [], [])
+    filled = 0
     for index, piece in enumerate(file.pieces):
         if isinstance(piece, Late):
-            if window.buffers:
+            if filled:
                 yield window
-                window = _Window()
+                window, filled = _Window([], [], []), 0
             piece = late(piece, index)
         for buffer in _buffers(piece, source, most):
             nbytes = buffer.nbytes
-            if window.buffers and (window.nbytes + nbytes > most or len(window.buffers) == BUFFERS):
+            if filled and (filled + nbytes > most or len(window.sizes) == BUFFERS):
                 yield window
-                window = _Window()
+                window, filled = _Window([], [], []), 0
             window.buffers.append(buffer)
             window.indices.append(index)
-            window.nbytes += nbytes
-    if window.buffers:
+            window.sizes.append(nbytes)
+            filled += nbytes
+    if filled:
         yield window
 
 
@@ -138,39 +142,48 @@ def _buffers(piece: bytes | Part, source: TensorSource, most: int) -> Iterable[_
     """A piece's bytes in buffers of at most ``most`` bytes, or of one element; none if it is empty."""
     if isinstance(piece, bytes):
         return _cut(memoryview(piece), most)
-    spec, nbytes = piece.spec, piece.nbytes
+    name, spec, box = piece
+    nbytes = spec.nbytes if box is None else piece.nbytes
+    if 0 < nbytes <= most and spec.dtype not in PACKED_BITS:
+        return (_raw(source.read(name, box), name, spec, box),)
     if spec.is_string:
-        raise ValueError(f"string tensor {piece.name!r} has no raw bytes: its layout must hold them literally")
+        raise ValueError(f"string tensor {name!r} has no raw bytes: its layout must hold them literally")
     if nbytes == 0:
         return ()
     if spec.is_packed:
         # Elements share bytes, so there are no slices of such a tensor.
-        return _cut(_raw(piece, None, source), most)
-    if nbytes <= most:
-        return (_raw(piece, piece.box, source),)
-    box = piece.box or Box.whole(spec.shape)
-    return (_raw(piece, chunk, source) for chunk in box.chunks(max(most // spec.numpy.itemsize, 1)))
+        return _cut(_raw(source.read(name), name, spec, None), most)
+    chunks = (box or Box.whole(spec.shape)).chunks(max(most // spec.numpy.itemsize, 1))
+    return (_raw(source.read(name, chunk), name, spec, chunk) for chunk in chunks)
 
 
 def _cut(flat: _B, most: int) -> Iterator[_B]:
     return (flat[at : at + most] for at in range(0, len(flat), most))
 
 
-def _raw(part: Part, box: Box | None, source: TensorSource) -> _Array:
-    """The part's elements in the box as raw bytes: the array's own memory if it holds just that, else a copy."""
-    spec = part.spec
-    array, dtype = source.read(part.name, box), spec.numpy
+def _raw(array: _Array, name: str, spec: TensorSpec, box: Box | None) -> _Array:
+    """The tensor's elements in the box as raw bytes: the array's own memory if it holds just that, else a copy."""
+    dtype = spec.numpy
+    is_native = array.dtype is dtype or array.dtype == dtype
+    if is_native and box is None and array.shape == spec.shape and spec.dtype not in _ODD and array.flags.c_contiguous:
+        return array  # as most are, and there may be many
     shape = box.shape if box is not None else (spec.nbytes,) if spec.is_packed else spec.shape
-    if array.shape != shape or (array.dtype != dtype and array.dtype.newbyteorder("=") != dtype):
+    if array.shape != shape or not (is_native or array.dtype.newbyteorder("=") == dtype):
         raise SaveError(
-            f"tensor {part.name!r} was announced as {spec.dtype} of shape {spec.shape}, but {box or 'the whole of it'} came "
+            f"tensor {name!r} was announced as {spec.dtype} of shape {spec.shape}, but {box or 'the whole of it'} came "
             f"as {array.dtype} of shape {array.shape}; was it changed during the save?"
         )
+    array = _masked(array, spec)
+    return array if is_native and array.flags.c_contiguous else array.astype(dtype, order="C")
+
+
+def _masked(array: _Array, spec: TensorSpec) -> _Array:
+    """The array without bits that mean nothing."""
     if spec.dtype == "bool":
         array = array.view(np.uint8) != 0  # an array viewed as another dtype may hold any byte, and a file only 0 and 1
     elif spec.dtype in USED_BITS:
-        array = (array.view(np.uint8) & USED_BITS[spec.dtype]).view(dtype)  # arithmetic leaves its traces in the others
-    return array if array.flags.c_contiguous and array.dtype == dtype else array.astype(dtype, order="C")
+        array = (array.view(np.uint8) & USED_BITS[spec.dtype]).view(array.dtype)  # arithmetic leaves its traces in the others
+    return array
 
 
 class _Sums:
@@ -179,33 +192,29 @@ class _Sums:
     def __init__(self, npieces: int, kinds: frozenset[str], lane: Lane) -> None:
         self.file = 0
         self.seconds = 0.0
-        self._crc32c = [0] * npieces
-        self._crc32 = [0] * npieces if "crc32" in kinds else None
+        self._pieces = {kind: [0] * npieces for kind in sorted(kinds | {"crc32c"})}
         self._lane = lane
 
     def begin(self, window: _Window) -> None:
         """Begins with those of the file's next window."""
         self._lane.submit(functools.partial(self._add, window))
 
-    def digests(self, npieces: int | None = None) -> list[Digest]:
+    def digests(self, npieces: int | None = None) -> dict[str, list[int]]:
         """Those of the first ``npieces`` pieces, or of all, when they are made."""
         self._lane.wait()
-        if self._crc32 is None:
-            return [{"crc32c": value} for value in self._crc32c[:npieces]]
-        both = zip(self._crc32c[:npieces], self._crc32[:npieces], strict=True)
-        return [{"crc32c": first, "crc32": second} for first, second in both]
+        return {kind: values[:npieces] for kind, values in self._pieces.items()}
 
     def _add(self, window: _Window) -> None:
         started = time.perf_counter()
-        pieces, file = self._crc32c, self.file
-        for index, buffer in zip(window.indices, window.buffers, strict=True):
-            value, nbytes = crc32c(buffer), buffer.nbytes
+        pieces, file = self._pieces["crc32c"], self.file
+        for buffer, index, nbytes in zip(*window, strict=True):
+            value = crc32c(buffer)
             file = combine(file, value, nbytes) if nbytes >= _COMBINE_NBYTES else crc32c(buffer, file)
             pieces[index] = combine(pieces[index], value, nbytes) if pieces[index] else value
         self.file = file
-        if self._crc32 is not None:
-            for index, buffer in zip(window.indices, window.buffers, strict=True):
-                self._crc32[index] = crc32(buffer, self._crc32[index])
+        if (others := self._pieces.get("crc32")) is not None:
+            for buffer, index, _ in zip(*window, strict=True):
+                others[index] = crc32(buffer, others[index])
         self.seconds += time.perf_counter() - started
 
 
@@ -219,4 +228,4 @@ def _taken(windows: Iterator[_Window], sums: _Sums, tally: Tally) -> Iterator[li
             return
         sums.begin(window)
         yield window.buffers
-        tally.add(window.nbytes, stage=staged)
+        tally.add(sum(window.sizes), stage=staged)
