@@ -15,7 +15,7 @@ FLOORS = [
     {"errors", "garbage"},
     {"box", "step", "folding"},
     {"spec", "naming", "retention", "checksum", "fields", "rng", "strings"},
-    {"adapter", "casting", "skeleton", "storage", "manifest"},
+    {"adapter", "casting", "skeleton", "storage", "manifest", "table"},
     {"frameworks", "containers", "layout", "raw", "record", "treefile"},
     {"arrays", "source"},
     {"tree", "memory"},
