@@ -15,7 +15,7 @@ from ckptmgr.errors import BackendNotFoundError, MissingDependencyError, shown
 from ckptmgr.layout import Contents, Digest, Extent, FileLayout, Late, Layout, Part, Path, Scalar
 from ckptmgr.manifest import MANIFEST
 from ckptmgr.raw import read_raw
-from ckptmgr.source import Nested, TensorSource, paths_of
+from ckptmgr.source import Bulk, Nested, Places, TensorSource, paths_of
 from ckptmgr.spec import PackedArray, TensorSpec, dtype_name, numpy_dtype, tensor_spec
 from ckptmgr.step import JSON, StepInfo
 from ckptmgr.storage import Folder
@@ -24,6 +24,7 @@ __all__ = [
     "JSON",
     "Backend",
     "Box",
+    "Bulk",
     "Contents",
     "Described",
     "Digest",
@@ -36,6 +37,7 @@ __all__ = [
     "PackedArray",
     "Part",
     "Path",
+    "Places",
     "RunFiles",
     "Scalar",
     "StepInfo",

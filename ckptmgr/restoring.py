@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from ckptmgr import arrays, garbage, rng, transfer
+from ckptmgr import arrays, garbage, rng, transfer, whole
 from ckptmgr.casting import Cast, cast_array, to_scalar
 from ckptmgr.matching import ABSENT, Match, RestoreReport, Stored, Wanted, match
 from ckptmgr.renaming import Rule, Selection
@@ -62,6 +62,8 @@ def restore(
     if cast not in get_args(Cast):
         raise ValueError(f"cast must be one of {get_args(Cast)}, not {cast!r}")
     stored = Stored(source, skeleton, rename or ())
+    if into is None and select is None:
+        return whole.load(source, stored, verify, progress)
     template = survey(into, is_foreign=stored.is_foreign)
     selection = Selection(select)
     selection.check(map(join, [*stored.leaves, *template.leaves, *template.anything]))

@@ -65,8 +65,8 @@ class Places(NamedTuple):
 class Bulk(Protocol):
     """A source that tells at once where many tensors lie: as their `TensorSource.extents` would, but faster."""
 
-    def places(self, names: Sequence[str]) -> Places:
-        """The places of tensors in ``specs``, in that order. Raises what `TensorSource.extents` raises."""
+    def extents_of(self, names: Sequence[str]) -> Places:
+        """The places of one or more tensors in ``specs``, in that order. Raises what `TensorSource.extents` raises."""
 
 
 @runtime_checkable

@@ -79,7 +79,7 @@ class TreeSource:
             if offset is not None
         ]
 
-    def places(self, names: Sequence[str]) -> Places:
+    def extents_of(self, names: Sequence[str]) -> Places:
         """See `Bulk`."""
         rows, checksums = self.rows, self.rows.checksums
         indexes, offsets = np.array(rows.indexes, np.int64), rows.places

@@ -21,7 +21,7 @@ FLOORS = [
     {"tree", "memory"},
     {"group", "backend", "transfer", "renaming", "ledger"},
     {"commit", "matching"},
-    {"saving", "sweep", "template"},
+    {"saving", "sweep", "template", "whole"},
     {"restoring", "treesource"},
     {"checkpoint"},
     {"foreign"},

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ckptmgr.backend import JSON, Box, Extent, Folder, PackedArray, TensorSpec, read_raw
+from ckptmgr.backend import JSON, Box, Extent, Folder, PackedArray, Places, TensorSpec, read_raw
 from ckptmgr.errors import CorruptCheckpointError
 from ckptmgr_safetensors.header import Place
 
@@ -33,6 +33,14 @@ class SafetensorsSource:
         """The one extent of the tensor; an alias has its tensor's."""
         file, place = self._place(name)
         return (Extent(self.folder, file, place.offset),)
+
+    def extents_of(self, names: Sequence[str]) -> Places:
+        """See `Bulk`."""
+        found = [self._place(name) for name in names] if self.aliases else [self.places[name] for name in names]
+        files = {file: index for index, file in enumerate(dict.fromkeys([file for file, _ in found]))}
+        indexes = np.array([files[file] for file, _ in found], np.int64)
+        offsets = np.array([place[1] for _, place in found], np.int64)
+        return Places(self.folder, [*files], indexes, offsets, [None] * len(found), {})
 
     def read(self, name: str, box: Box | None = None, out: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
         """See `TensorSource.read`. A packed tensor is flat and comes whole.

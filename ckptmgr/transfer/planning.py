@@ -8,12 +8,12 @@ each other in a file make a window, one request to the store.
 import math
 import operator
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
 from ckptmgr.box import Box
-from ckptmgr.checksum import joined
+from ckptmgr.checksum import crc32c, joined
 from ckptmgr.errors import CorruptCheckpointError
 from ckptmgr.layout import Extent
 from ckptmgr.source import TensorSource
@@ -103,26 +103,44 @@ def _overlap(boxes: Sequence[Box]) -> bool:
     return False
 
 
-class Check:
-    """The crc32c and size of each span of an extent that is read whole, to be compared with its own when all are there."""
+class Check(Protocol):
+    """What is remembered of spans that were read, to be looked at when all are there."""
 
-    __slots__ = ("extent", "found", "tensor")
+    folder: Folder
+    file: str
 
-    def __init__(self, tensor: str, extent: Extent) -> None:
-        self.tensor = tensor
-        self.extent = extent
-        self.found: dict[int, tuple[int, int]] = {}
+    def add(self, order: int, part: _Array) -> None:
+        """The bytes of one span, in any order and thread, now in cache."""
 
-    def holds(self) -> bool:
-        """Whether the bytes that were read are those that were written."""
-        return joined(self.found[order] for order in sorted(self.found)) == self.extent.crc32c
+    def damaged(self) -> Sequence[str]:
+        """Names of tensors whose bytes are not those that were written."""
+
+
+class TensorCheck:
+    """The crc32c and size of each span of an extent that is read whole, to be compared with its own."""
+
+    __slots__ = ("_expected", "_found", "_tensor", "file", "folder")
+
+    def __init__(self, folder: Folder, file: str, tensor: str, expected: int) -> None:
+        self.folder, self.file = folder, file
+        self._tensor, self._expected = tensor, expected
+        self._found: dict[int, tuple[int, int]] = {}
+
+    def add(self, order: int, part: _Array) -> None:
+        """See `Check`."""
+        self._found[order] = crc32c(part), part.nbytes
+
+    def damaged(self) -> Sequence[str]:
+        """See `Check`."""
+        is_good = joined(self._found[order] for order in sorted(self._found)) == self._expected
+        return [] if is_good else [self._tensor]
 
 
 class Span(NamedTuple):
     """Bytes of a file for an array.
 
     ``strides`` None: they are ``target``'s own, in order. Otherwise ``target``'s elements lie among them in these steps.
-    ``crc32c`` is theirs, if it is known; ``check`` and the span's order in it if it is known of an extent they are part of.
+    ``crc32c`` is theirs, if it is known; ``check`` and the span's order in it if it is known of more that they are part of.
     """
 
     offset: int
@@ -143,17 +161,12 @@ class Window(NamedTuple):
     spans: Sequence[Span]
 
 
-def windows(
-    folder: Folder, file: str, held: Sequence[tuple[Goal, Extent]], checks: list[Check] | None = None
-) -> Iterator[Window]:
-    """What is to be read of one file's extents for their goals, in windows of about the store's size, gaps included.
-
-    ``checks`` takes those that can be made when all is read; None means that nothing is to be checked.
-    """
+def windows(folder: Folder, file: str, spans: Iterable[Span]) -> Iterator[Window]:
+    """Spans of a file by ascending offset, in windows of about the store's size, gaps included."""
     most = folder.store.window_nbytes
     group: list[Span] = []
     start = end = buffers = 0
-    for span in _spans(sorted(held, key=lambda pair: pair[1].offset), most, checks):
+    for span in spans:
         gap = span.offset - end
         stop = span.offset + span.nbytes
         if group and (not 0 <= gap <= GAP_NBYTES or stop - start > most or buffers >= BUFFERS - 1):
@@ -168,9 +181,12 @@ def windows(
         yield Window(folder, file, group)
 
 
-def _spans(held: Iterable[tuple[Goal, Extent]], most: int, checks: list[Check] | None) -> Iterator[Span]:
-    """The spans of extents, in order, each of at most ``most`` bytes or of one element."""
-    for goal, extent in held:
+def spans(held: Iterable[tuple[Goal, Extent]], most: int, checks: list[Check] | None) -> Iterator[Span]:
+    """What is to be read of one file's extents for their goals, each of at most ``most`` bytes or of one element.
+
+    ``checks`` takes those that can be made when all is read; None means that nothing is to be checked.
+    """
+    for goal, extent in sorted(held, key=lambda pair: pair[1].offset):
         if extent.box is None and goal.box is None and goal.nbytes <= most:  # there may be many of these
             crc32c = extent.crc32c if checks is not None else None
             yield Span(extent.offset, goal.nbytes, goal.array, None, goal.name, crc32c, None, 0)
@@ -187,7 +203,7 @@ def _sliced(goal: Goal, extent: Extent, most: int, checks: list[Check] | None) -
         return
     check = None
     if checks is not None and extent.crc32c is not None and common == held:
-        check = Check(goal.name, extent)
+        check = TensorCheck(extent.folder, extent.file, goal.name, extent.crc32c)
         checks.append(check)
     steps, itemsize = _steps(held.shape), goal.dtype.itemsize
     pieces = _cut(common.relative_to(held), steps, max(most // itemsize, 1), GAP_NBYTES // itemsize)

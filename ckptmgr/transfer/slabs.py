@@ -30,6 +30,21 @@ def fresh(kinds: Iterable[Kind]) -> list[np.ndarray[Any, Any]]:
     return made + _carved(slab, filled)
 
 
+def placed(sizes: Iterable[int], is_apart: Iterable[bool]) -> tuple[list[np.ndarray[Any, Any]], list[tuple[int, int]]]:
+    """New memory for pieces of these sizes: slabs of bytes, and for each piece its slab and its place there, 64-byte aligned.
+
+    What is apart has a slab that is not that of the piece before.
+    """
+    filled: list[int] = []
+    places: list[tuple[int, int]] = []
+    for nbytes, is_new in zip(sizes, is_apart, strict=True):
+        if not filled or is_new or filled[-1] + nbytes > SLAB_NBYTES:
+            filled.append(0)
+        places.append((len(filled) - 1, filled[-1]))
+        filled[-1] += aligned(nbytes)
+    return list(map(raw, filled)), places
+
+
 def aligned(nbytes: int) -> int:
     """The next multiple of the alignment."""
     return -(-nbytes // ALIGN) * ALIGN
