@@ -174,6 +174,8 @@ class Checkpoint:
         strict: bool = True,
         verify: Verify | None = None,
         progress: Progress | None = None,
+        mmap: bool = False,
+        copy: bool = False,
     ) -> Restored:
         """The state, or the part of it that ``into`` and ``select`` ask for.
 
@@ -183,12 +185,17 @@ class Checkpoint:
         rule), ``"any"``. With ``strict`` every difference is an error; without, what fits is restored, the rest of ``into`` stays
         as it is and is listed in the report.
 
+        New numpy arrays share slabs of memory with their neighbours in the files; with ``copy`` each has memory of its own. With
+        ``mmap``, which goes without ``into``, they are the files on a local disk, copied on write: nothing is read now, and
+        nothing verified but by `verify`.
+
         Mutable arrays in ``into`` are filled in place; if this raises `CorruptCheckpointError` or `OSError` their contents are
         undefined. Every other error is raised before anything is changed.
 
         Raises:
             StateMismatchError: ``into`` and the checkpoint differ (with ``strict``); lists every difference.
-            ValueError: an unknown ``cast``, a glob that matches nothing, or rules that give two values one name.
+            ValueError: an unknown ``cast``, a glob that matches nothing, rules that give two values one name, or ``mmap`` of
+                files that are on no local disk.
             CorruptCheckpointError: bytes are not what was written; names file and tensor.
         """
         with self._explained():
@@ -202,6 +209,8 @@ class Checkpoint:
                 strict=strict,
                 verify=verify or self._verify,
                 progress=progress,
+                mmap=mmap,
+                copy=copy,
             )
         return Restored(self.info.step if self.info else None, state, self.info, report)
 

@@ -75,10 +75,14 @@ def load(
     backend: str | Backend | None = None,
     storage_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    mmap: bool = False,
+    copy: bool = False,
 ) -> Any:
     """The state in a file, file set or step folder of any known format; see `open_checkpoint` and `Checkpoint.restore`."""
     with open_checkpoint(url, backend=backend, storage_options=storage_options) as checkpoint:
-        return checkpoint.restore(into=into, select=select, rename=rename, cast=cast, strict=strict, progress=progress).state
+        return checkpoint.restore(
+            into=into, select=select, rename=rename, cast=cast, strict=strict, progress=progress, mmap=mmap, copy=copy
+        ).state
 
 
 def open_checkpoint(

@@ -11,17 +11,19 @@ from ckptmgr.matching import RestoreReport, Stored
 from ckptmgr.rng import RngState
 from ckptmgr.skeleton import Fields, TensorNode
 from ckptmgr.source import TensorSource
-from ckptmgr.transfer import Progress, Verify
+from ckptmgr.transfer import Memory, Progress, Verify
 from ckptmgr.tree import ROOT, finish
 
 _CONTAINERS = (dict, Fields, list, tuple)  # of a decoded skeleton, by exact type
 
 
-def load(source: TensorSource, stored: Stored, verify: Verify, progress: Progress | None) -> tuple[Any, RestoreReport]:
+def load(
+    source: TensorSource, stored: Stored, verify: Verify, progress: Progress | None, memory: Memory
+) -> tuple[Any, RestoreReport]:
     """The state, and the report of a restore. Raises like `transfer.read`."""
     with garbage.later():
         names = list(dict.fromkeys(map(stored.tensor, stored.nodes) if stored.aliases else (node.name for node in stored.nodes)))
-    arrays, stats = transfer.read_new(source, names, verify=verify, progress=progress)
+    arrays, stats = transfer.read_new(source, names, verify=verify, progress=progress, memory=memory)
     with garbage.later():
         state = _Building(dict(zip(names, arrays, strict=True)), stored).value(stored.tree)
         filled = tuple(_names(stored.tree, "")) if type(stored.tree) in _CONTAINERS else (ROOT,)

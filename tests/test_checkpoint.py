@@ -165,6 +165,9 @@ class Summed(SafetensorsBackend):
             def extents(self, name):
                 return [extent._replace(crc32c=0) for extent in inner.extents(name)]
 
+            def extents_of(self, names):
+                return inner.extents_of(names)._replace(checksums=[0] * len(names))
+
             def close(self):
                 backend.closed += 1
 

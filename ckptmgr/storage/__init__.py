@@ -8,7 +8,7 @@ from fsspec.core import split_protocol, strip_protocol
 
 from ckptmgr.storage.posix import PosixStore
 from ckptmgr.storage.staging import staging
-from ckptmgr.storage.store import Answer, Buffer, Folder, Head, Listing, StagingStore, Store, Stored, Upload, Version
+from ckptmgr.storage.store import Answer, Buffer, Folder, Head, Listing, LocalStore, StagingStore, Store, Stored, Upload, Version
 
 __all__ = [
     "Answer",
@@ -16,6 +16,7 @@ __all__ = [
     "Folder",
     "Head",
     "Listing",
+    "LocalStore",
     "PosixStore",
     "StagingStore",
     "Store",

@@ -11,11 +11,12 @@ windows bring wanted tensors, ``bulk`` does so for many whole ones at once, and 
 
 from ckptmgr.transfer.checking import Place, Problem, check
 from ckptmgr.transfer.planning import Want
-from ckptmgr.transfer.reading import Verify, read, read_new
+from ckptmgr.transfer.reading import Memory, Verify, read, read_new
 from ckptmgr.transfer.stats import Progress, Stats
 from ckptmgr.transfer.writing import Written, WrittenFile, write
 
 __all__ = [
+    "Memory",
     "Place",
     "Problem",
     "Progress",

@@ -15,9 +15,9 @@ from ckptmgr.checksum import crc32c, joined
 from ckptmgr.errors import CorruptCheckpointError
 from ckptmgr.source import Places
 from ckptmgr.spec import TensorSpec, numpy_dtype
-from ckptmgr.storage import Folder
+from ckptmgr.storage import Folder, LocalStore
 from ckptmgr.transfer import slabs
-from ckptmgr.transfer.planning import Check, Span, TensorCheck
+from ckptmgr.transfer.planning import Check, Span, TensorCheck, pieces
 
 _Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -33,7 +33,7 @@ class Bulk:
     ``arrays`` has an array for each name after `place`; None for the rest.
     """
 
-    def __init__(self, names: Sequence[str], specs: Sequence[TensorSpec], places: Places) -> None:
+    def __init__(self, names: Sequence[str], specs: Sequence[TensorSpec], places: Places, *, is_mapped: bool = False) -> None:
         dtypes = [spec.dtype for spec in specs]
         itemsizes = {dtype: _itemsize(dtype) for dtype in set(dtypes)}
         self.arrays: list[Any] = [None] * len(names)
@@ -41,6 +41,8 @@ class Bulk:
         sizes = np.array([spec.nbytes for spec in specs], np.int64)
         steps = np.array([itemsizes[dtype] for dtype in dtypes], np.int64)
         is_here = (places.offsets >= 0) & (sizes > 0) & (steps > 0)
+        if is_mapped:
+            is_here &= places.offsets % np.maximum(steps, 1) == 0  # others are read: their arrays would not be aligned
         self.rest: list[int] = np.flatnonzero(~is_here).tolist()
         self.files: list[_File] = []
         for index, file in enumerate(places.files):
@@ -65,6 +67,16 @@ class Bulk:
         """Makes the arrays, with undefined contents."""
         for file in self.files:
             file.place(self.arrays)
+
+    def map(self) -> None:
+        """Makes the arrays of the files' own pages, which are read when they are touched.
+
+        Raises:
+            ValueError: the files are on no local disk.
+            CorruptCheckpointError: a file has become shorter.
+        """
+        for file in self.files:
+            file.map(self.arrays)
 
     def spans(self, file: "_File", checks: list[Check] | None) -> Iterator[Span]:
         """What is to be read of a file, by ascending offset; ``checks`` takes what is to be looked at after that."""
@@ -145,13 +157,31 @@ class _File:
         found = np.array([slab for slab, _ in places], np.int64)[of_run]
         self._carve(arrays, memory, found.tolist(), (at // steps).tolist(), ((at + sizes) // steps).tolist())
 
+    def map(self, arrays: list[Any]) -> None:
+        """Puts an array for each tensor at its index."""
+        rows, offsets, sizes, steps = self.columns
+        store = self.folder.store
+        if not isinstance(store, LocalStore):
+            raise ValueError(
+                f"{self.folder.location(self.file)!r} cannot be mapped: it is not on a local disk; leave out mmap=True"
+            )
+        try:
+            memory = store.map(self.folder.prefix + self.file)
+        except FileNotFoundError as error:
+            raise CorruptCheckpointError(f"{self.folder.location(self.file)!r} is missing", file=self.file) from error
+        if memory.nbytes < self._nbytes:
+            raise CorruptCheckpointError(f"{self.folder.location(self.file)!r} became shorter", file=self.file)
+        self._carve(arrays, [memory], [0] * len(rows), (offsets // steps).tolist(), ((offsets + sizes) // steps).tolist())
+
     def _carve(self, arrays: list[Any], memory: Sequence[_Array], slab: list[int], first: list[int], last: list[int]) -> None:
         flat: dict[tuple[int, str], _Array] = {}
         for row, at, start, stop in zip(self.columns.rows, slab, first, last, strict=True):
             spec = self.specs[row]
             whole = flat.get((at, spec.dtype))
             if whole is None:
-                whole = flat[at, spec.dtype] = memory[at].view(numpy_dtype(spec.dtype))
+                dtype = numpy_dtype(spec.dtype)
+                end = memory[at].nbytes // dtype.itemsize * dtype.itemsize
+                whole = flat[at, spec.dtype] = memory[at][:end].view(dtype)
             # A slice of a flat view takes a fifth of the time of `np.ndarray(shape, dtype, buffer, offset)`.
             array = whole[start:stop]
             arrays[row] = array if len(spec.shape) == 1 else array.reshape(spec.shape)
@@ -174,14 +204,14 @@ class _File:
         if checks is None or total is None:
             for run in self._runs:
                 check = self._check(run, arrays, checks)
-                yield from _pieces(run.offset, run.target, self.folder.store.window_nbytes, check)
+                yield from pieces(run.offset, run.target, self.folder.store.window_nbytes, check)
             return
         check = FileCheck(self, arrays, total)
         checks.append(check)
         most, at = self.folder.store.window_nbytes, 0
         for run in self._runs:
             yield from _fillers(at, run.offset, most, check)
-            yield from _pieces(run.offset, run.target, most, check)
+            yield from pieces(run.offset, run.target, most, check)
             at = run.offset + run.target.nbytes
         yield from _fillers(at, self._nbytes, most, check)
 
@@ -269,12 +299,6 @@ def _itemsize(dtype: str) -> int:
     """Bytes of an element; 0 if elements have no bytes of their own."""
     spec = TensorSpec(dtype, (0,))
     return 0 if spec.is_string or spec.is_packed else spec.numpy.itemsize
-
-
-def _pieces(offset: int, target: _Array, most: int, check: Check | None) -> Iterator[Span]:
-    for at in range(0, target.nbytes, most):
-        piece = target[at : at + most]
-        yield Span(offset + at, piece.nbytes, piece, None, "", None, check, offset + at)
 
 
 def _fillers(start: int, stop: int, most: int, check: Check) -> Iterator[Span]:

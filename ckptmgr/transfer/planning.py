@@ -18,10 +18,14 @@ from ckptmgr.errors import CorruptCheckpointError
 from ckptmgr.layout import Extent
 from ckptmgr.source import TensorSource
 from ckptmgr.storage import Folder
+from ckptmgr.transfer.slabs import ALIGN
 
 _Array: TypeAlias = np.ndarray[Any, Any]
 
 GAP_NBYTES = 64 << 10  # a gap up to this size is read through rather than made into two requests
+# Tensors from here on are read through aligned memory where their own is not: on some machines the kernel copies three times
+# slower to what is not, and numpy does not. What np.empty gives is not.
+BOUNCE_NBYTES = 16 << 10
 BUFFERS = 1024  # in a window at most, gaps included: what one vectored system call takes
 
 
@@ -187,11 +191,31 @@ def spans(held: Iterable[tuple[Goal, Extent]], most: int, checks: list[Check] | 
     ``checks`` takes those that can be made when all is read; None means that nothing is to be checked.
     """
     for goal, extent in sorted(held, key=lambda pair: pair[1].offset):
-        if extent.box is None and goal.box is None and goal.nbytes <= most:  # there may be many of these
-            crc32c = extent.crc32c if checks is not None else None
-            yield Span(extent.offset, goal.nbytes, goal.array, None, goal.name, crc32c, None, 0)
+        if extent.box is None and goal.box is None and goal.nbytes < BOUNCE_NBYTES and goal.nbytes <= most:  # there may be many
+            expected = extent.crc32c if checks is not None else None
+            yield Span(extent.offset, goal.nbytes, goal.array, None, goal.name, expected, None, 0)
+        elif extent.box is None and goal.box is None:
+            yield from _whole(goal, extent, most, checks)
         else:
             yield from _sliced(goal, extent, most, checks)
+
+
+def _whole(goal: Goal, extent: Extent, most: int, checks: list[Check] | None) -> Iterator[Span]:
+    """The spans of a large tensor, as plain bytes."""
+    check = None
+    if checks is not None and extent.crc32c is not None:
+        check = TensorCheck(extent.folder, extent.file, goal.name, extent.crc32c)
+        checks.append(check)
+    raw = goal.array.reshape(-1).view(np.uint8)
+    strides = (1,) if raw.__array_interface__["data"][0] % ALIGN else None
+    yield from pieces(extent.offset, raw, most, check, strides)
+
+
+def pieces(offset: int, raw: _Array, most: int, check: Check | None, strides: tuple[int, ...] | None = None) -> Iterator[Span]:
+    """Spans of at most ``most`` bytes for these, which lie in a file at ``offset``; their order is their offset."""
+    for at in range(0, raw.nbytes, most):
+        piece = raw[at : at + most]
+        yield Span(offset + at, piece.nbytes, piece, strides, "", None, check, offset + at)
 
 
 def _sliced(goal: Goal, extent: Extent, most: int, checks: list[Check] | None) -> Iterator[Span]:

@@ -15,7 +15,7 @@ from ckptmgr.layout import Extent
 from ckptmgr.source import Bulk as HasPlaces
 from ckptmgr.source import TensorSource
 from ckptmgr.spec import PackedArray
-from ckptmgr.storage import Folder
+from ckptmgr.storage import Folder, LocalStore
 from ckptmgr.transfer import planning, slabs
 from ckptmgr.transfer.bulk import Bulk
 from ckptmgr.transfer.lanes import share
@@ -25,6 +25,7 @@ from ckptmgr.transfer.stats import Progress, Stats, Tally
 _Array: TypeAlias = np.ndarray[Any, Any]
 _Files: TypeAlias = dict[tuple[Folder, str], list[tuple[Goal, Extent]]]
 Verify: TypeAlias = Literal["full", "fast", "off"]
+Memory: TypeAlias = Literal["shared", "own", "mapped"]
 
 
 def read(
@@ -52,19 +53,33 @@ def read(
 
 
 def read_new(
-    source: TensorSource, names: Sequence[str], *, verify: Verify = "full", progress: Progress | None = None
+    source: TensorSource,
+    names: Sequence[str],
+    *,
+    verify: Verify = "full",
+    progress: Progress | None = None,
+    memory: Memory = "shared",
 ) -> tuple[list[_Array], Stats]:
     """One new array per name, as from `read`, but faster for many small tensors.
 
-    Those have alignments that fit their dtypes, and no more. Arrays share memory of bounded size, which lasts as long as one of
-    them; large items of a state (what a name has before its first ``/``) share none with others.
+    Those have alignments that fit their dtypes, and no more. Arrays of "shared" memory have it in slabs of bounded size, which
+    last as long as one of them; large items of a state (what a name has before its first ``/``) share none with others. With
+    "own" each array has memory of its own. "mapped" arrays are the files themselves, copied on write: nothing is read, and so
+    nothing verified, but what is not one piece of aligned raw bytes.
+
+    Raises:
+        ValueError: files that are to be mapped are on no local disk.
     """
     started = time.perf_counter()
     with garbage.later():
-        found = _bulk(source, names)
+        found = None if memory == "own" else _bulk(source, names, memory)
         rest = [*range(len(names))] if found is None else found.rest
         goals = [Goal(source, Want(names[index])) for index in rest]
-    arrays, stats = _read(source, goals, found, verify, progress, started)
+    if memory == "mapped" and found is not None:
+        found.check_sizes()
+        found.map()
+    is_read = memory != "mapped"
+    arrays, stats = _read(source, goals, found if is_read else None, verify, progress, started, is_apart=memory == "own")
     if found is None:
         return arrays, stats
     for index, array in zip(rest, arrays, strict=True):
@@ -72,17 +87,25 @@ def read_new(
     return found.arrays, stats
 
 
-def _bulk(source: TensorSource, names: Sequence[str]) -> Bulk | None:
+def _bulk(source: TensorSource, names: Sequence[str], memory: Memory) -> Bulk | None:
     if not (names and isinstance(source, HasPlaces)):
         return None
     try:
-        return Bulk(names, [source.specs[name] for name in names], source.extents_of(names))
+        specs = [source.specs[name] for name in names]
+        return Bulk(names, specs, source.extents_of(names), is_mapped=memory == "mapped")
     except OverflowError:  # a size that no file has, which is told tensor by tensor
         return None
 
 
 def _read(
-    source: TensorSource, goals: list[Goal], found: Bulk | None, verify: Verify, progress: Progress | None, started: float
+    source: TensorSource,
+    goals: list[Goal],
+    found: Bulk | None,
+    verify: Verify,
+    progress: Progress | None,
+    started: float,
+    *,
+    is_apart: bool = False,
 ) -> tuple[list[_Array], Stats]:
     """The arrays of goals; those of ``found`` are made and filled, too."""
     if verify not in get_args(Verify):
@@ -93,7 +116,7 @@ def _read(
     if found is not None:
         found.check_sizes()
     with garbage.later():
-        _place(goals)
+        _place(goals, is_apart)
         if found is not None:
             found.place()
     nbytes = sum(goal.nbytes for goal in goals) + (0 if found is None else found.nbytes)
@@ -138,7 +161,7 @@ def _check_sizes(files: _Files) -> None:
             raise CorruptCheckpointError(text, file=file, tensor=name)
 
 
-def _place(goals: Iterable[Goal]) -> None:
+def _place(goals: Iterable[Goal], is_apart: bool) -> None:
     """Gives every goal its array: the caller's, if bytes can go straight into that, or a new one."""
     new: list[Goal] = []
     for goal in goals:
@@ -147,7 +170,8 @@ def _place(goals: Iterable[Goal]) -> None:
             goal.array = out
         elif not goal.spec.is_string:
             new.append(goal)
-    for goal, array in zip(new, slabs.fresh((goal.shape, goal.dtype, goal.nbytes) for goal in new), strict=True):
+    kinds = ((goal.shape, goal.dtype, goal.nbytes) for goal in new)
+    for goal, array in zip(new, slabs.fresh(kinds, is_apart=is_apart), strict=True):
         goal.array = array
 
 
@@ -179,7 +203,12 @@ class _Reader:
             spans += [(held.folder, held.file, found.spans(held, self._checks)) for held in found.files]
         stores = [folder.store for folder, _, _ in spans]
         workers = max((min(store.workers, self._tally.total // store.window_nbytes + 1) for store in stores), default=1)
-        share(itertools.chain.from_iterable(itertools.starmap(planning.windows, spans)), self._run, workers)
+        windows = itertools.chain.from_iterable(itertools.starmap(planning.windows, spans))
+        first = next(windows, None)
+        if first is None:
+            return
+        # A disk reads ahead for one reader; several between each other's bytes defeat that.
+        share(itertools.chain([first], windows), self._run, workers if workers == 1 or _is_cached(first) else 1)
         for check in self._checks or ():
             self._damaged += [(check.file, name, check.folder) for name in check.damaged()]
         if self._damaged:
@@ -236,6 +265,17 @@ class _Scratch:
             parts.append(part)
             at = span.offset + span.nbytes
         return buffers, parts
+
+
+def _is_cached(window: Window) -> bool:
+    """Whether reading waits for no disk, by the end of the first window: its beginning may just have been looked at."""
+    store, last = window.folder.store, window.spans[-1]
+    try:
+        return not isinstance(store, LocalStore) or store.is_cached(
+            window.folder.prefix + window.file, last.offset + last.nbytes - 1
+        )
+    except FileNotFoundError:
+        return True  # which is told when it is read
 
 
 def _read_into(window: Window, buffers: Sequence[_Array]) -> None:

@@ -16,13 +16,13 @@ _MAPPED_NBYTES = 1 << 20  # below this, malloc's memory is as good as a map of o
 Kind: TypeAlias = tuple[tuple[int, ...], np.dtype[Any], int]  # shape, dtype, nbytes
 
 
-def fresh(kinds: Iterable[Kind]) -> list[np.ndarray[Any, Any]]:
-    """New writable C-contiguous arrays of these kinds, 64-byte aligned, with undefined contents."""
+def fresh(kinds: Iterable[Kind], *, is_apart: bool = False) -> list[np.ndarray[Any, Any]]:
+    """New writable C-contiguous arrays of these kinds, 64-byte aligned, with undefined contents; each in a slab if apart."""
     made: list[np.ndarray[Any, Any]] = []
     slab: list[Kind] = []  # with offsets in place of sizes
     filled = 0
     for shape, dtype, nbytes in kinds:
-        if slab and filled + nbytes > SLAB_NBYTES:
+        if slab and (is_apart or filled + nbytes > SLAB_NBYTES):
             made += _carved(slab, filled)
             slab, filled = [], 0
         slab.append((shape, dtype, filled))
