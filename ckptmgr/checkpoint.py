@@ -20,7 +20,7 @@ from ckptmgr.layout import Extent, Part
 from ckptmgr.manifest import ASSET, TREE, FileEntry, Manifest
 from ckptmgr.matching import RestoreReport
 from ckptmgr.renaming import Rule, near_names
-from ckptmgr.source import TensorSource
+from ckptmgr.source import Replaceable, TensorSource
 from ckptmgr.spec import TensorSpec
 from ckptmgr.step import JSON, StepInfo
 from ckptmgr.storage import Folder
@@ -270,7 +270,8 @@ class Checkpoint:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        # Files of a step that is deleted while it is open look like damage; the record tells which it is.
+        # Files of a step that is deleted while it is open look like damage; the record tells which it is. Where a bare file or
+        # file set is replaced while it is open, new data may lie where the old header or index leads.
         try:
             yield
         except CorruptCheckpointError as error:
@@ -278,6 +279,9 @@ class Checkpoint:
                 raise _gone(self.info, self.location) from error
             error.step = self.info.step if self.info else None
             raise
+        if isinstance(self._source, Replaceable) and not self._source.is_same():
+            text = f"{self.location!r} was replaced while it was open, and what was read may be of both: open it again"
+            raise CorruptCheckpointError(text, step=self.info.step if self.info else None)
 
 
 def _gone(info: StepInfo | None, location: str) -> StepNotFoundError:

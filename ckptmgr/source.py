@@ -70,6 +70,14 @@ class Bulk(Protocol):
 
 
 @runtime_checkable
+class Replaceable(Protocol):
+    """A source whose files somebody may replace while it is open, by others that its places are not of."""
+
+    def is_same(self) -> bool:
+        """Whether they are still those that were opened. What was read before this is then of them alone."""
+
+
+@runtime_checkable
 class Nested(Protocol):
     """A source whose format tells how names nest, where no skeleton of ours does: an object graph, groups in a file."""
 

@@ -73,9 +73,15 @@ class TreeSource:
 
     def extents(self, name: str) -> Sequence[Extent]:
         """Where the tensor lies, with its checksum as it was written; empty if only the format's reader can decode it."""
+        rows = self.rows
+        if rows.boxes is None:  # a short way, because there may be many
+            number = rows.numbers[name]
+            assert isinstance(number, int)
+            file, offset = rows.files[rows.indexes[number]], rows.offsets[number]
+            return [] if offset is None else [Extent(self._folder, file, offset, None, rows.checksums[number])]
         return [
             Extent(self._folder, file, offset, box, crc32c)
-            for _, _, file, offset, crc32c, box in self.rows.rows_of(name)
+            for _, _, file, offset, crc32c, box in rows.rows_of(name)
             if offset is not None
         ]
 
