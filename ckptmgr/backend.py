@@ -15,27 +15,31 @@ from ckptmgr.errors import BackendNotFoundError, MissingDependencyError, shown
 from ckptmgr.layout import Contents, Digests, Extent, FileLayout, Late, Layout, Part, Path, Scalar
 from ckptmgr.manifest import MANIFEST
 from ckptmgr.raw import read_raw
-from ckptmgr.source import Nested, TensorSource, paths_of
+from ckptmgr.source import Bulk, Nested, Places, Replaceable, TensorSource, paths_of
 from ckptmgr.spec import PackedArray, TensorSpec, dtype_name, numpy_dtype, tensor_spec
 from ckptmgr.step import JSON, StepInfo
-from ckptmgr.storage import Folder
+from ckptmgr.storage import Folder, Head
 
 __all__ = [
     "JSON",
     "Backend",
     "Box",
+    "Bulk",
     "Contents",
     "Described",
     "Digests",
     "Extent",
     "FileLayout",
     "Folder",
+    "Head",
     "Late",
     "Layout",
     "Nested",
     "PackedArray",
     "Part",
     "Path",
+    "Places",
+    "Replaceable",
     "RunFiles",
     "Scalar",
     "StepInfo",

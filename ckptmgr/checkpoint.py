@@ -20,12 +20,12 @@ from ckptmgr.layout import Extent, Part
 from ckptmgr.manifest import ASSET, TREE, FileEntry, Manifest
 from ckptmgr.matching import RestoreReport
 from ckptmgr.renaming import Rule, near_names
-from ckptmgr.source import TensorSource
+from ckptmgr.source import Replaceable, TensorSource
 from ckptmgr.spec import TensorSpec
 from ckptmgr.step import JSON, StepInfo
 from ckptmgr.storage import Folder
 from ckptmgr.transfer import Place, Problem, Progress, Verify, Want
-from ckptmgr.treefile import TreeFile
+from ckptmgr.treefile import TreeText
 from ckptmgr.treesource import TreeSource
 
 Cast = Literal["no", "same_kind", "any"]
@@ -56,7 +56,6 @@ class Checkpoint:
     def __init__(
         self,
         source: TensorSource,
-        skeleton: JSON,
         *,
         backend: str,
         location: str,
@@ -66,13 +65,18 @@ class Checkpoint:
         verify: Verify = "full",
         is_current: Callable[[], bool] = lambda: True,
     ) -> None:
-        self.skeleton = skeleton
         self.backend = backend
         self.location = location
         self.info = info
         self._source, self._folder, self._files = source, folder, tuple(files)
         self._verify: Verify = verify
         self._is_current = is_current
+
+    @property
+    def skeleton(self) -> JSON:
+        """The skeleton of the state; None for a file that has none."""
+        source = self._source
+        return source.tree.skeleton if isinstance(source, TreeSource) else source.metadata.get(SKELETON)
 
     @property
     def specs(self) -> Mapping[str, TensorSpec]:
@@ -143,15 +147,17 @@ class Checkpoint:
             ValueError: ``box`` or ``out`` does not fit the tensor.
             CorruptCheckpointError: its bytes are not what was written.
         """
-        name = self.aliases.get(name, name)
-        if name not in self.specs and name in self.blobs:
+        source = self._source.only(name) if isinstance(self._source, TreeSource) else self._source
+        if name not in source.specs:
+            source, name = self._source, self.aliases.get(name, name)
+        if name not in source.specs and name in self.blobs:
             problem = f"no array can be made of it; its raw bytes are in .blobs[{name!r}]"
             raise UnsupportedTensorError(f"tensor {name!r} in {self.location!r} is carried, not decoded: {problem}", tensor=name)
-        if name not in self.specs:
+        if name not in source.specs:
             near = near_names([name], self.specs).get(name, ())
             raise KeyError(f"no tensor {name!r} in {self.location!r}" + (f" (near: {shown(near)})" if near else ""))
         with self._explained():
-            arrays, _ = transfer.read(self._source, [Want(name, box, out)], verify=self._verify)
+            arrays, _ = transfer.read(source, [Want(name, box, out)], verify=self._verify)
         return arrays[0]
 
     def load(self) -> Any:
@@ -168,6 +174,8 @@ class Checkpoint:
         strict: bool = True,
         verify: Verify | None = None,
         progress: Progress | None = None,
+        mmap: bool = False,
+        copy: bool = False,
     ) -> Restored:
         """The state, or the part of it that ``into`` and ``select`` ask for.
 
@@ -177,12 +185,17 @@ class Checkpoint:
         rule), ``"any"``. With ``strict`` every difference is an error; without, what fits is restored, the rest of ``into`` stays
         as it is and is listed in the report.
 
+        New numpy arrays share slabs of memory with their neighbours in the files; with ``copy`` each has memory of its own. With
+        ``mmap``, which goes without ``into``, they are the files on a local disk, copied on write: nothing is read now, and
+        nothing verified but by `verify`.
+
         Mutable arrays in ``into`` are filled in place; if this raises `CorruptCheckpointError` or `OSError` their contents are
         undefined. Every other error is raised before anything is changed.
 
         Raises:
             StateMismatchError: ``into`` and the checkpoint differ (with ``strict``); lists every difference.
-            ValueError: an unknown ``cast``, a glob that matches nothing, or rules that give two values one name.
+            ValueError: an unknown ``cast``, a glob that matches nothing, rules that give two values one name, or ``mmap`` of
+                files that are on no local disk.
             CorruptCheckpointError: bytes are not what was written; names file and tensor.
         """
         with self._explained():
@@ -196,6 +209,8 @@ class Checkpoint:
                 strict=strict,
                 verify=verify or self._verify,
                 progress=progress,
+                mmap=mmap,
+                copy=copy,
             )
         return Restored(self.info.step if self.info else None, state, self.info, report)
 
@@ -247,16 +262,16 @@ class Checkpoint:
 
     def _places(self) -> dict[str, list[Place]]:
         places: dict[str, list[Place]] = {}
-        for rows in self._source.rows.values() if isinstance(self._source, TreeSource) else ():
-            for row in rows:
-                if row.offset is not None:
-                    nbytes = Part(row.name, row.spec, row.box).nbytes
-                    places.setdefault(row.file, []).append(Place(row.name, row.offset, nbytes, row.crc32c))
+        for row in self._source.rows if isinstance(self._source, TreeSource) else ():
+            if row.offset is not None:
+                nbytes = Part(row.name, row.spec, row.box).nbytes
+                places.setdefault(row.file, []).append(Place(row.name, row.offset, nbytes, row.crc32c))
         return places
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        # Files of a step that is deleted while it is open look like damage; the record tells which it is.
+        # Files of a step that is deleted while it is open look like damage; the record tells which it is. Where a bare file or
+        # file set is replaced while it is open, new data may lie where the old header or index leads.
         try:
             yield
         except CorruptCheckpointError as error:
@@ -264,6 +279,9 @@ class Checkpoint:
                 raise _gone(self.info, self.location) from error
             error.step = self.info.step if self.info else None
             raise
+        if isinstance(self._source, Replaceable) and not self._source.is_same():
+            text = f"{self.location!r} was replaced while it was open, and what was read may be of both: open it again"
+            raise CorruptCheckpointError(text, step=self.info.step if self.info else None)
 
 
 def _gone(info: StepInfo | None, location: str) -> StepNotFoundError:
@@ -281,7 +299,7 @@ def open_managed(
     verify: Verify = "full",
     is_current: Callable[[], bool] = lambda: True,
 ) -> Checkpoint:
-    """The step whose attempt lies in ``folder``. Reads ``tree.json`` and nothing else.
+    """The step whose attempt lies in ``folder``. Reads ``tree.json`` and nothing else, which is decoded when it is asked for.
 
     Raises:
         CorruptCheckpointError: ``tree.json`` is missing or not what was written.
@@ -291,16 +309,15 @@ def open_managed(
     if entry is None:
         raise CorruptCheckpointError(f"the manifest of step {info.step} names no {TREE}", step=info.step, file=TREE)
     try:
-        tree = TreeFile.decode(read_checked(folder, entry), where=folder.location(TREE))
-        tree.check({entry.name for entry in manifest.files}, where=folder.location(TREE))
+        totals = {entry.name: (entry.nbytes, entry.crc32c) for entry in manifest.files}
+        tree = TreeText(read_checked(folder, entry), totals, where=folder.location(TREE))
     except CorruptCheckpointError as error:
         if not is_current():
             raise _gone(info, folder.location()) from error
         error.step = info.step
         raise
     return Checkpoint(
-        TreeSource(folder, tree, lambda file: backends.find(manifest.backend).open(folder, file)),
-        tree.skeleton,
+        TreeSource(folder, tree, lambda file: backends.find(manifest.backend).open(folder, file), totals),
         backend=manifest.backend,
         location=folder.location(),
         info=info,
@@ -315,7 +332,7 @@ def open_managed(
 def open_files(backend: Backend, folder: Folder, path: str, *, verify: Verify = "full") -> Checkpoint:
     """A file or file set in the backend's own format, ours or foreign."""
     source = backend.open(folder, path)
-    return Checkpoint(source, source.metadata.get(SKELETON), backend=backend.name, location=folder.location(path), verify=verify)
+    return Checkpoint(source, backend=backend.name, location=folder.location(path), verify=verify)
 
 
 def _understood(specs: Mapping[str, TensorSpec]) -> tuple[dict[str, TensorSpec], list[Problem]]:

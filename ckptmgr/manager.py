@@ -221,6 +221,8 @@ class CheckpointManager:
         cast: Cast = "no",
         strict: bool = True,
         verify: Verify | None = None,
+        mmap: bool = False,
+        copy: bool = False,
     ) -> Restored:
         """The state of a step, or of the newest good one.
 
@@ -237,9 +239,8 @@ class CheckpointManager:
 
         def restored(checkpoint: Checkpoint) -> Restored:
             with checkpoint:
-                return checkpoint.restore(
-                    into=into, select=select, rename=rename, cast=cast, strict=strict, verify=verify, progress=self.progress
-                )
+                options: dict[str, Any] = {"into": into, "select": select, "rename": rename, "cast": cast, "strict": strict}
+                return checkpoint.restore(**options, verify=verify, progress=self.progress, mmap=mmap, copy=copy)
 
         result = self._with_step(step, restored)
         unfilled = [*result.report.missing, *(name for name, _, _ in result.report.mismatched)]

@@ -137,16 +137,25 @@ class Stored:
         self.specs, self.aliases = source.specs, source.aliases
         self.is_foreign = skeleton is None
         paths = paths_of(source)
+        self.nodes: list[TensorNode] = []  # of the tree
         if skeleton is None:
-            self.tree: Any = nest([*self.specs, *self.aliases], paths, TensorNode)
+            self.tree: Any = nest([*self.specs, *self.aliases], paths, self._node)
         else:
-            self.tree = decode(skeleton, lambda _, leaf: leaf)
+            self.tree = decode(skeleton, lambda _, leaf: leaf, nodes=self.nodes)
         if rules:
             self.tree = rename_tree(self.tree, rules, is_flat=self.is_foreign and not paths)
-        self.leaves: dict[Path, Any] = dict(walk(self.tree))
-        for leaf in self.leaves.values():
-            if type(leaf) is TensorNode and leaf.name not in self.specs:
-                self.spec(leaf)  # of an alias, or an error
+        for node in self.nodes:
+            if node.name not in self.specs:
+                self.spec(node)  # of an alias, or an error
+
+    @functools.cached_property
+    def leaves(self) -> dict[Path, Any]:
+        """Every leaf by its path, in order."""
+        return dict(walk(self.tree))
+
+    def _node(self, name: str) -> TensorNode:
+        self.nodes.append(TensorNode(name))
+        return self.nodes[-1]
 
     def tensor(self, node: TensorNode) -> str:
         """The name under which the source has the tensor."""

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from ckptmgr import arrays, garbage, rng, transfer
+from ckptmgr import arrays, garbage, rng, transfer, whole
 from ckptmgr.casting import Cast, cast_array, to_scalar
 from ckptmgr.matching import ABSENT, Match, RestoreReport, Stored, Wanted, match
 from ckptmgr.renaming import Rule, Selection
@@ -21,7 +21,7 @@ from ckptmgr.source import TensorSource
 from ckptmgr.spec import PackedArray, TensorSpec
 from ckptmgr.step import JSON
 from ckptmgr.template import Building, Template, survey
-from ckptmgr.transfer import Progress, Stats, Verify, Want
+from ckptmgr.transfer import Memory, Progress, Stats, Verify, Want
 from ckptmgr.tree import finish, join
 
 STAGED_NBYTES = 1 << 28  # of tensors that pass through memory of ours on their way to a device or another dtype
@@ -38,6 +38,8 @@ def restore(
     strict: bool = True,
     verify: Verify = "full",
     progress: Progress | None = None,
+    mmap: bool = False,
+    copy: bool = False,
 ) -> tuple[Any, RestoreReport]:
     """The state of a source, in the form of ``into``, and a report of what was done.
 
@@ -50,6 +52,9 @@ def restore(
     listed in the report. ``select`` restricts both sides to names that a glob matches. ``rename`` are rules that change the
     checkpoint's names, each applied to what the one before gave. ``cast`` says which dtypes may be converted.
 
+    ``mmap`` gives arrays that are the files themselves, copied on write: nothing is read or verified now. ``copy`` gives each new
+    array memory of its own. Both say nothing of leaves of ``into`` that are filled in place; ``mmap`` goes without ``into``.
+
     If `CorruptCheckpointError` or `OSError` is raised while tensors are read, arrays filled in place have undefined contents,
     and nothing else has been changed.
 
@@ -57,11 +62,19 @@ def restore(
         StateMismatchError: ``into`` and the checkpoint differ; lists every difference, and nothing was changed.
         UnsupportedLeafError: a leaf of ``into`` cannot be filled; names its path.
         CorruptCheckpointError: bytes are not what was written; names file and tensor.
-        ValueError: an unknown ``cast``, a glob that matches nothing, rules that give two values one name.
+        ValueError: an unknown ``cast``, a glob that matches nothing, rules that give two values one name, files that are to be
+            mapped and are on no local disk.
     """
     if cast not in get_args(Cast):
         raise ValueError(f"cast must be one of {get_args(Cast)}, not {cast!r}")
+    if mmap and (copy or into is not None):
+        raise ValueError(
+            f"mmap=True gives new arrays that are the files themselves: leave out {'copy=True' if copy else 'into='}"
+        )
+    memory: Memory = "mapped" if mmap else "own" if copy else "shared"
     stored = Stored(source, skeleton, rename or ())
+    if into is None and select is None:
+        return whole.load(source, stored, verify, progress, memory)
     template = survey(into, is_foreign=stored.is_foreign)
     selection = Selection(select)
     selection.check(map(join, [*stored.leaves, *template.leaves, *template.anything]))
@@ -69,7 +82,7 @@ def restore(
     report = _with_anything(matched.report, template, stored, selection)
     if strict:
         report.check()
-    reading = _Reading(source, stored, template, verify, progress)
+    reading = _Reading(source, stored, template, verify, progress, memory)
     reading.plan(matched, selection)
     stats = reading.run()
     building = Building(template, stored, selection, reading.values, matched, reading.found)
@@ -83,13 +96,20 @@ class _Reading:
     """Reads what a match asks for: into the memory of leaves where that is possible, else in batches that are given on."""
 
     def __init__(
-        self, source: TensorSource, stored: Stored, template: Template, verify: Verify, progress: Progress | None
+        self,
+        source: TensorSource,
+        stored: Stored,
+        template: Template,
+        verify: Verify,
+        progress: Progress | None,
+        memory: Memory,
     ) -> None:
         self.source = source
         self.stored = stored
         self.template = template
         self.verify: Verify = verify
         self.progress = progress
+        self.memory: Memory = memory
         self.users: dict[str, list[Wanted]] = {}  # by tensor: the leaves that want it; it is read once for all of them
         self.found_names: dict[str, None] = {}  # tensors that are wanted as they are
         self.values: dict[Path, Any] = {}
@@ -125,12 +145,7 @@ class _Reading:
         total = sum(self.stored.specs[name].nbytes for name in {**self.users, **self.found_names})
         stats = Stats(0, 0.0, {})
         for batch in self._batches():
-            arrays_read, more = transfer.read(
-                self.source,
-                [Want(name, None, None if direct is None else self.places[direct.path]) for name, direct in batch],
-                verify=self.verify,
-                progress=self._shifted(stats.nbytes, total),
-            )
+            arrays_read, more = self._read(batch, self._shifted(stats.nbytes, total))
             stats = _sum(stats, more)
             for (name, direct), array in zip(batch, arrays_read, strict=True):
                 self._give(name, array, direct)
@@ -138,6 +153,15 @@ class _Reading:
             first, value = self.ties[user.tie]
             self.values[user.path] = self._leaf(user) if value is first else value
         return stats
+
+    def _read(
+        self, batch: Sequence[tuple[str, Wanted | None]], progress: Progress | None
+    ) -> tuple[list[np.ndarray[Any, Any]], Stats]:
+        if all(direct is None for _, direct in batch):
+            names = [name for name, _ in batch]
+            return transfer.read_new(self.source, names, verify=self.verify, progress=progress, memory=self.memory)
+        wants = [Want(name, None, None if direct is None else self.places[direct.path]) for name, direct in batch]
+        return transfer.read(self.source, wants, verify=self.verify, progress=progress)
 
     def found(self, leaf: Any, is_inside: bool) -> Any:
         """What stands for a leaf of the checkpoint without a template; in the state of an object, of the kind that it was."""

@@ -9,6 +9,8 @@ import base64
 import math
 import struct
 from collections.abc import Callable, Iterable
+from itertools import repeat
+from operator import itemgetter, methodcaller
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -24,6 +26,9 @@ MAX_DEPTH = 64  # of a state
 _PATH_DEPTH = MAX_DEPTH + 8  # with the state of a generator below
 _JSON_DEPTH = 3 * MAX_DEPTH + 8  # an object whose state is a tuple takes three levels of JSON
 _TENSOR = frozenset({"$tensor", "kind", "text"})
+_HAS_TENSOR: Callable[[Any], bool] = methodcaller("__contains__", "$tensor")
+_NAME: Callable[[Any], Any] = itemgetter("$tensor")
+_MAKE: Callable[..., Any] = tuple.__new__
 _EXACT = 1 << 53  # ints below this are exact in every JSON reader
 _KEYS = 1 << 63  # keys of dicts are smaller
 
@@ -80,17 +85,26 @@ def plain(value: Any) -> JSON:
 
 
 def decode(
-    skeleton: JSON, leaf: Callable[[Path, TensorNode | RngState], Any], namedtuple: Callable[[dict[str, Any]], Any] = Fields
+    skeleton: JSON,
+    leaf: Callable[[Path, TensorNode | RngState], Any],
+    namedtuple: Callable[[dict[str, Any]], Any] = Fields,
+    *,
+    nodes: list[TensorNode] | None = None,
 ) -> Any:
     """The state of this skeleton: dicts, lists, tuples and plain values.
 
     ``leaf`` makes what stands for a tensor or a generator, ``namedtuple`` what stands for one. Dataclasses and
-    objects with a `state_dict` become dicts (or whatever their state was).
+    objects with a `state_dict` become dicts (or whatever their state was). With ``nodes``, which gets all tensors, these stand
+    for themselves.
 
     Raises:
         CorruptCheckpointError: it is no skeleton; names the place.
     """
-    return _Decoder(leaf, namedtuple).value(skeleton, ())
+    decoder = _Decoder(leaf, namedtuple, keep=nodes is not None)
+    made = decoder.value(skeleton, ())
+    if nodes is not None:
+        nodes += decoder.nodes
+    return made
 
 
 class _Decoder:
@@ -99,11 +113,15 @@ class _Decoder:
         leaf: Callable[[Path, TensorNode | RngState], Any],
         namedtuple: Callable[[dict[str, Any]], Any],
         depth: int = 0,
+        *,
+        keep: bool = False,
     ) -> None:
         self.leaf = leaf
         self.namedtuple = namedtuple
         self.depth = depth
         self.names: set[str] = set()
+        self.keep = keep
+        self.nodes: list[TensorNode] = []
 
     def value(self, node: JSON, path: Path) -> Any:
         kind = type(node)
@@ -121,6 +139,8 @@ class _Decoder:
     def object(self, node: dict[str, JSON], path: Path) -> Any:
         marks = [key for key in node if key[:1] == "$"]
         if not marks:
+            if self.keep and (tensors := self.tensors(node)) is not None:
+                return tensors
             return {key: self.value(item, (*path, key)) for key, item in node.items()}
         decoder = _MARKS.get(marks[0])
         if decoder is None or len(marks) > 1:
@@ -132,6 +152,21 @@ class _Decoder:
         except (LookupError, ValueError, TypeError, AttributeError, OverflowError, struct.error, UnsupportedTensorError) as error:
             raise _damaged(path, f"has a bad {marks[0]}: {type(error).__name__}: {error}") from error
 
+    def tensors(self, node: dict[str, JSON]) -> dict[str, TensorNode] | None:
+        """A dict of nothing but numpy arrays, all at once; None if it is any other."""
+        values = node.values()
+        if set(map(type, values)) != {dict} or set(map(len, values)) != {1} or not all(map(_HAS_TENSOR, values)):
+            return None
+        names = list(map(_NAME, values))
+        fresh = set(names) if set(map(type, names)) == {str} else set()
+        if len(fresh) < len(names) or not self.names.isdisjoint(fresh):
+            return None  # one by one, to tell which
+        self.names |= fresh
+        # By `tuple`, because a call of a NamedTuple's own `__new__` takes three times as long.
+        made = list(map(_MAKE, repeat(TensorNode), zip(names, repeat("numpy"), repeat(None))))
+        self.nodes += made
+        return dict(zip(node, made, strict=True))
+
     def tensor(self, node: dict[str, JSON], path: Path) -> Any:
         name, kind, text = node["$tensor"], node.get("kind", "numpy"), node.get("text")
         if type(name) is not str or type(kind) is not str or (text is not None and type(text) is not str):
@@ -139,7 +174,11 @@ class _Decoder:
         if name in self.names:
             raise _damaged(path, f"names the tensor {name!r} a second time")
         self.names.add(name)
-        return self.leaf(path, TensorNode(name, kind, text))
+        found = TensorNode(name, kind, text)
+        if self.keep:
+            self.nodes.append(found)
+            return found
+        return self.leaf(path, found)
 
     def rng(self, node: dict[str, JSON], path: Path) -> Any:
         saved = RngState(_text(node["$rng"]), _RngDecoder(self.leaf, self.namedtuple, self.depth).value(node["state"], path))

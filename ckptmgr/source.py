@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from ckptmgr.box import Box
 from ckptmgr.layout import Extent, Path
 from ckptmgr.spec import TensorSpec
 from ckptmgr.step import JSON
+from ckptmgr.storage import Folder
 
 
 class TensorSource(Protocol):
@@ -43,6 +44,37 @@ class TensorSource(Protocol):
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
+class Places(NamedTuple):
+    """Where many tensors lie, in columns: for each the file, as an index of ``files``, offset and crc32c, if it is known.
+
+    ``indexes`` and ``offsets`` are int64. An offset is -1 where a tensor has no single extent: `TensorSource.extents` tells.
+    ``totals`` has the size and crc32c of whole files, as far as they are known.
+    """
+
+    folder: Folder
+    files: Sequence[str]
+    indexes: np.ndarray[Any, Any]
+    offsets: np.ndarray[Any, Any]
+    checksums: Sequence[int | None]
+    totals: Mapping[str, tuple[int, int]]
+
+
+@runtime_checkable
+class Bulk(Protocol):
+    """A source that tells at once where many tensors lie: as their `TensorSource.extents` would, but faster."""
+
+    def extents_of(self, names: Sequence[str]) -> Places:
+        """The places of one or more tensors in ``specs``, in that order. Raises what `TensorSource.extents` raises."""
+
+
+@runtime_checkable
+class Replaceable(Protocol):
+    """A source whose files somebody may replace while it is open, by others that its places are not of."""
+
+    def is_same(self) -> bool:
+        """Whether they are still those that were opened. What was read before this is then of them alone."""
 
 
 @runtime_checkable

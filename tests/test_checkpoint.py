@@ -45,7 +45,7 @@ def test_a_tensor_that_lies_in_two_slices_is_read_as_one():
     rows = [Row("w", spec, "f", 24 * half, crc32c(raw[24 * half :][:24]), Box((3 * half,), (3 * half + 3,))) for half in (0, 1)]
     source = TreeSource(Folder(store), TreeFile({"w": {"$tensor": "w"}}, rows), lambda file: pytest.fail("no reader is needed"))
 
-    with Checkpoint(source, {"w": {"$tensor": "w"}}, backend="any", location="here") as checkpoint:
+    with Checkpoint(source, backend="any", location="here") as checkpoint:
         assert checkpoint.load()["w"].tolist() == [0, 1, 2, 3, 4, 5]
 
 
@@ -55,7 +55,7 @@ def test_a_step_without_a_skeleton_nests_as_its_paths_say():
     tree = TreeFile(None, rows, aliases={"tied": "a/b"}, paths={"a/b": ("a", "b"), "tied": ("c", "d")})
     source = TreeSource(Folder(MemoryStore({"f": raw})), tree, lambda file: pytest.fail("no reader is needed"))
 
-    state = Checkpoint(source, None, backend="any", location="here").load()
+    state = Checkpoint(source, backend="any", location="here").load()
 
     assert state["a"]["b"].tolist() == [0, 1, 2]
     assert state["c"]["d"] is state["a"]["b"]
@@ -164,6 +164,9 @@ class Summed(SafetensorsBackend):
         class Source(type(inner)):
             def extents(self, name):
                 return [extent._replace(crc32c=0) for extent in inner.extents(name)]
+
+            def extents_of(self, names):
+                return inner.extents_of(names)._replace(checksums=[0] * len(names))
 
             def close(self):
                 backend.closed += 1

@@ -329,3 +329,20 @@ def test_other_files_beside_folders_that_are_no_steps_are_not_taken_for_a_run(ro
 
     with pytest.raises(BackendNotFoundError, match="install the backend of its format"):
         ckptmgr.load(root)
+
+
+@pytest.mark.parametrize("options", [{}, {"max_file_nbytes": 400}])
+def test_a_reader_of_an_older_set_is_told_that_it_was_replaced(tmp_path, options):
+    url = f"{tmp_path}/" if options else tmp_path / "m.safetensors"
+    old = {name: np.full(64, 1.0, np.float32) for name in "abcd"}
+    ckptmgr.save(url, old, **options)
+
+    with ckptmgr.open_checkpoint(url) as checkpoint:
+        assert checkpoint.read("a").tolist() == [1] * 64
+        ckptmgr.save(url, {name: array + 1 for name, array in old.items()}, **options)
+        with pytest.raises(CorruptCheckpointError, match="was replaced while it was open"):
+            checkpoint.read("a")
+        with pytest.raises(CorruptCheckpointError, match="was replaced while it was open"):
+            checkpoint.load()
+
+    assert ckptmgr.load(url)["a"].tolist() == [2] * 64

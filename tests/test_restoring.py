@@ -1,5 +1,6 @@
 import collections
 import dataclasses
+import functools
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -185,13 +186,13 @@ def test_unknown_cast_is_refused() -> None:
 
 def test_what_passes_through_our_memory_comes_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    read = restoring.transfer.read
 
-    def counted(source: Any, wanted: Any, **how: Any) -> Any:
+    def counted(read: Any, source: Any, wanted: Any, **how: Any) -> Any:
         calls.append(len(wanted))
         return read(source, wanted, **how)
 
-    monkeypatch.setattr(restoring.transfer, "read", counted)
+    for name in ("read", "read_new"):
+        monkeypatch.setattr(restoring.transfer, name, functools.partial(counted, getattr(restoring.transfer, name)))
     monkeypatch.setattr(restoring, "STAGED_NBYTES", 100)
     seen: list[tuple[int, int]] = []
     state = {str(index): np.ones(10, np.float32) for index in range(7)}

@@ -5,7 +5,9 @@ import math
 import random
 import time
 import tracemalloc
+from contextlib import nullcontext
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from ckptmgr.box import Box
 from ckptmgr.errors import CorruptCheckpointError, FormatVersionError
 from ckptmgr.spec import TensorSpec
-from ckptmgr.treefile import Row, TreeFile
+from ckptmgr.treefile import Row, TreeFile, TreeText
 
 DTYPES = ["float32", "bfloat16", "float8_e4m3fn", "bool", "complex128", "int4", "datetime64[ns]"]
 names = st.text(max_size=12)
@@ -237,3 +239,44 @@ def timed(call: Any) -> tuple[Any, float]:
         result = call()
         best_s = min(best_s, time.perf_counter() - begun)
     return result, best_s
+
+
+def test_one_tensor_is_found_without_the_others() -> None:
+    text = TreeText(TREE.encode(), ["model.safetensors", "more.safetensors"], where="x")
+
+    with mock.patch.object(TreeText, "tree", None):
+        found = {name: text.only(name) for name in ("w", "b", "tied", "b,", "", "x\ny")}
+
+    rows = {name: None if tree is None else list(tree.rows) for name, tree in found.items()}
+    assert rows == {"w": [TREE.rows[0]], "b": [*TREE.rows[1:3]], "tied": None, "b,": None, "": None, "x\ny": None}
+
+
+def test_all_rows_are_decoded_when_many_are_asked_for() -> None:
+    text = TreeText(TREE.encode(), ["model.safetensors", "more.safetensors"], where="x")
+
+    found = [text.only("w") is None for _ in range(100)]
+
+    assert found == [False] * 16 + [True] * 84
+    assert text.tree == TREE
+
+
+@pytest.mark.parametrize("name", ["w", "b"])
+def test_a_tensor_found_alone_is_checked_as_all_are(name: str) -> None:
+    twice = TREE.encode().replace(b'["s","string",[2],1,null,0,null]', b'["w","int8",[2],1,0,2,0],\n["b","int8",[2],1,0,2,0]')
+    elsewhere = TreeText(TREE.encode(), ["model.safetensors"], where="x")
+
+    with pytest.raises(CorruptCheckpointError, match="a tensor twice" if name == "w" else "'b' that differ"):
+        TreeText(twice, ["model.safetensors", "more.safetensors"], where="x").only(name)
+    with nullcontext() if name == "w" else pytest.raises(CorruptCheckpointError, match=r"'more.safetensors'.* manifest"):
+        elsewhere.only(name)
+
+
+def test_a_tree_in_other_lines_is_decoded_at_once() -> None:
+    data = json.dumps(json.loads(TREE.encode())).encode()
+
+    text = TreeText(data, ["model.safetensors", "more.safetensors"], where="x")
+
+    assert text.only("w") is None
+    assert text.tree == TREE
+    with pytest.raises(FormatVersionError):
+        TreeText(b'{"format_version": 2}', [], where="x")

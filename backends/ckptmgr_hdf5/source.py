@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ckptmgr.backend import JSON, Box, Extent, PackedArray, TensorSpec
+from ckptmgr.backend import JSON, Box, Extent, PackedArray, Places, TensorSpec
 from ckptmgr.errors import UnsupportedTensorError
 from ckptmgr_hdf5.parsing import Dataset
 from ckptmgr_hdf5.reading import fill, stored_bytes
@@ -39,6 +39,22 @@ class HDF5Source:
         if entry.way != "raw" or offset is None or file.name is None:
             return ()
         return (Extent(file.folder, file.name, offset),)
+
+    def extents_of(self, names: Sequence[str]) -> Places:
+        """See `Bulk`. Of files in several folders only those in that of the first tensor are told here."""
+        entries = [self._entry(name) for name in names] if self.aliases else [self.entries[name] for name in names]
+        files = list({id(file): file for file in [entry.file for entry in entries]}.values())
+        folder = files[0].folder
+        is_here = {id(file): file.name is not None and file.folder == folder for file in files}
+        numbers = {id(file): number for number, file in enumerate(files)}
+        indexes = np.array([numbers[id(entry.file)] for entry in entries], np.int64)
+        offsets = [
+            -1 if entry.way != "raw" or entry.dataset.offset is None or not is_here[id(entry.file)] else entry.dataset.offset
+            for entry in entries
+        ]
+        return Places(
+            folder, [file.name or "" for file in files], indexes, np.array(offsets, np.int64), [None] * len(entries), {}
+        )
 
     def read(self, name: str, box: Box | None = None, out: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
         """See `TensorSource.read`. A packed tensor is flat and comes whole; strings are objects, which are `bytes`.

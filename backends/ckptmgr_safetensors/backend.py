@@ -5,6 +5,7 @@ Source: the format notes of the safetensors repository; Hugging Face's sharded l
 
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import ClassVar
 
 from ckptmgr.backend import Box, Contents, FileLayout, Folder, Layout, Part, TensorSource
@@ -83,7 +84,8 @@ class SafetensorsBackend:
             path = index.main_file(folder.list().files, folder.location())
             head = folder.head(path)
         origin = Origin(path, folder.location(path), head.nbytes if head else 0)
-        return _open_index(folder, origin) if path.endswith(".json") else _open_file(folder, origin)
+        source = _open_index(folder, origin) if path.endswith(".json") else _open_file(folder, origin)
+        return replace(source, main=None if head is None else (path, head))
 
 
 def _check(parts: Sequence[Part]) -> None:

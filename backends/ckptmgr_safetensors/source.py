@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ckptmgr.backend import JSON, Box, Extent, Folder, PackedArray, TensorSpec, read_raw
+from ckptmgr.backend import JSON, Box, Extent, Folder, Head, PackedArray, Places, TensorSpec, read_raw
 from ckptmgr.errors import CorruptCheckpointError
 from ckptmgr_safetensors.header import Place
 
@@ -16,7 +16,9 @@ from ckptmgr_safetensors.header import Place
 class SafetensorsSource:
     """A `TensorSource` over one file or a set of them; every tensor has an extent.
 
-    ``places`` gives file and place by tensor name. It holds no open file, so `close` has nothing to do.
+    ``places`` gives file and place by tensor name. ``main`` is the file that was opened, an index where there are several: who
+    replaces a set takes it away before the first shard, and lets it appear after the last. No file is held open, so `close`
+    has nothing to do.
     """
 
     folder: Folder
@@ -24,15 +26,28 @@ class SafetensorsSource:
     aliases: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, JSON] = field(default_factory=dict)
     blobs: Mapping[str, bytes] = field(default_factory=dict)
+    main: tuple[str, Head] | None = None
     specs: Mapping[str, TensorSpec] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "specs", {name: place.spec for name, (_, place) in self.places.items()})
 
+    def is_same(self) -> bool:
+        """See `Replaceable`."""
+        return self.main is None or self.folder.head(self.main[0]) == self.main[1]
+
     def extents(self, name: str) -> Sequence[Extent]:
         """The one extent of the tensor; an alias has its tensor's."""
         file, place = self._place(name)
         return (Extent(self.folder, file, place.offset),)
+
+    def extents_of(self, names: Sequence[str]) -> Places:
+        """See `Bulk`."""
+        found = [self._place(name) for name in names] if self.aliases else [self.places[name] for name in names]
+        files = {file: index for index, file in enumerate(dict.fromkeys([file for file, _ in found]))}
+        indexes = np.array([files[file] for file, _ in found], np.int64)
+        offsets = np.array([place[1] for _, place in found], np.int64)
+        return Places(self.folder, [*files], indexes, offsets, [None] * len(found), {})
 
     def read(self, name: str, box: Box | None = None, out: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
         """See `TensorSource.read`. A packed tensor is flat and comes whole.

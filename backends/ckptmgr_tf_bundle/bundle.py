@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ckptmgr.backend import Box, Extent, Folder, TensorSpec, crc32c, numpy_dtype, read_raw, tensor_spec
+from ckptmgr.backend import Box, Extent, Folder, Places, TensorSpec, crc32c, numpy_dtype, read_raw, tensor_spec
 from ckptmgr.errors import CorruptCheckpointError, UnsupportedTensorError
 from ckptmgr_tf_bundle import stringtensor, table
 from ckptmgr_tf_bundle.dtypes import INEXACT, LOW_BITS, NAMES, VARIANT
@@ -92,6 +92,23 @@ class Bundle:
         if not is_raw or len(pieces) > _MAX_EXTENTS:
             return ()
         return [Extent(self.folder, file, found.offset, box, found.crc32c) for found, file, box in pieces]
+
+    def extents_of(self, keys: Sequence[str]) -> Places:
+        """The places of tensors by their keys, -1 for those that are not one piece of raw bytes; raises like `extents`."""
+        found = [self._tensor(key) for key in keys]
+        shards = sorted({entry.shard for _, entry in found})
+        files = {shard: (number, self._sizes.get(self._file(shard), -1)) for number, shard in enumerate(shards)}
+        inexact = frozenset[str]() if self.is_exact else INEXACT
+        is_swapped = self.header.is_big_endian
+        raw = [not (is_swapped or entry.slices or spec.is_string or spec.dtype in inexact) for spec, entry in found]
+        offsets = [
+            entry.offset if is_raw and entry.offset + entry.nbytes <= files[entry.shard][1] else -1
+            for is_raw, (_, entry) in zip(raw, found, strict=True)
+        ]
+        indexes = np.array([files[entry.shard][0] for _, entry in found], np.int64)
+        names = [self._file(shard) for shard in shards]
+        checksums = [entry.crc32c for _, entry in found]
+        return Places(self.folder, names, indexes, np.array(offsets, np.int64), checksums, {})
 
     def read(self, key: str, box: Box | None = None, out: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
         """The tensor, or the slice ``box`` of it, in a new array or in ``out``; string tensors as objects, which are `bytes`.

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ckptmgr.backend import JSON, Box, Extent, TensorSpec
+from ckptmgr.backend import JSON, Box, Extent, Places, TensorSpec
 from ckptmgr_tf_bundle import literal
 from ckptmgr_tf_bundle.bundle import Bundle
 from ckptmgr_tf_bundle.keys import GRAPH_KEY
@@ -42,6 +42,10 @@ class BundleSource:
     def extents(self, name: str) -> Sequence[Extent]:
         """Where the tensor lies, one extent a slice; empty for what only `read` can decode. An alias has its tensor's."""
         return self.bundle.extents(self._key(name))
+
+    def extents_of(self, names: Sequence[str]) -> Places:
+        """See `Bulk`."""
+        return self.bundle.extents_of([self._key(name) for name in names])
 
     def read(self, name: str, box: Box | None = None, out: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
         """See `TensorSource.read`; what is read whole is checked against its crc32c.

@@ -26,9 +26,11 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from ckptmgr.storage import vectored
+import numpy as np
+
+from ckptmgr.storage import mapping, vectored
 from ckptmgr.storage.folders import ABSENT, Root, names_of, names_of_prefix, naming, sync
 from ckptmgr.storage.lock import exclusive
 from ckptmgr.storage.newfile import TEMPORARY, new_file
@@ -196,6 +198,22 @@ class PosixStore:
                 vectored.read(fd, buffers, offset)
         except EOFError as error:
             raise EOFError(f"{self.location(key)!r}: {error}") from None
+        finally:
+            os.close(fd)
+
+    def is_cached(self, key: str, offset: int) -> bool:
+        """See `LocalStore.is_cached`."""
+        fd = self._open(key)
+        try:
+            return mapping.is_cached(fd, offset)
+        finally:
+            os.close(fd)
+
+    def map(self, key: str) -> np.ndarray[Any, Any]:
+        """See `LocalStore.map`."""
+        fd = self._open(key)
+        try:
+            return mapping.mapped(fd, self.location(key))
         finally:
             os.close(fd)
 

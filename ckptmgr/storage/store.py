@@ -168,6 +168,22 @@ class RereadingStore(Store, Protocol):
         """
 
 
+@runtime_checkable
+class LocalStore(Store, Protocol):
+    """A store whose files the system keeps in its own memory."""
+
+    def is_cached(self, key: str, offset: int) -> bool:
+        """Whether that byte of a file can be read without waiting for a disk. Raises FileNotFoundError."""
+
+    def map(self, key: str) -> np.ndarray[Any, Any]:
+        """A file's bytes, read when they are touched; what is written to them stays in this process.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not on a local disk, where nobody can take it away.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Folder:
     """A prefix in a store (``""`` or ending in ``/``): the same calls, with names relative to it."""

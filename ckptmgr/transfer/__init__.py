@@ -5,13 +5,28 @@
 checksums are made on the way; memory beyond the arrays is a few windows of the store's size, however large the state.
 
 A window is what the store gets or gives at once. ``writing`` makes windows from tensors; ``planning`` decides which
-windows bring wanted tensors, and ``reading`` fills the arrays, which come from ``slabs``. Threads are in ``lanes``.
+windows bring wanted tensors, ``bulk`` does so for many whole ones at once, and ``reading`` fills the arrays, which come from
+``slabs``. Threads are in ``lanes``.
 """
 
 from ckptmgr.transfer.checking import Place, Problem, check
 from ckptmgr.transfer.planning import Want
-from ckptmgr.transfer.reading import Verify, read
+from ckptmgr.transfer.reading import Memory, Verify, read, read_new
 from ckptmgr.transfer.stats import Progress, Stats
 from ckptmgr.transfer.writing import Written, WrittenFile, write
 
-__all__ = ["Place", "Problem", "Progress", "Stats", "Verify", "Want", "Written", "WrittenFile", "check", "read", "write"]
+__all__ = [
+    "Memory",
+    "Place",
+    "Problem",
+    "Progress",
+    "Stats",
+    "Verify",
+    "Want",
+    "Written",
+    "WrittenFile",
+    "check",
+    "read",
+    "read_new",
+    "write",
+]

@@ -8,20 +8,24 @@ each other in a file make a window, one request to the store.
 import math
 import operator
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
 from ckptmgr.box import Box
-from ckptmgr.checksum import joined
+from ckptmgr.checksum import crc32c, joined
 from ckptmgr.errors import CorruptCheckpointError
 from ckptmgr.layout import Extent
 from ckptmgr.source import TensorSource
 from ckptmgr.storage import Folder
+from ckptmgr.transfer.slabs import ALIGN
 
 _Array: TypeAlias = np.ndarray[Any, Any]
 
 GAP_NBYTES = 64 << 10  # a gap up to this size is read through rather than made into two requests
+# Tensors from here on are read through aligned memory where their own is not: on some machines the kernel copies three times
+# slower to what is not, and numpy does not. What np.empty gives is not.
+BOUNCE_NBYTES = 16 << 10
 BUFFERS = 1024  # in a window at most, gaps included: what one vectored system call takes
 
 
@@ -103,26 +107,44 @@ def _overlap(boxes: Sequence[Box]) -> bool:
     return False
 
 
-class Check:
-    """The crc32c and size of each span of an extent that is read whole, to be compared with its own when all are there."""
+class Check(Protocol):
+    """What is remembered of spans that were read, to be looked at when all are there."""
 
-    __slots__ = ("extent", "found", "tensor")
+    folder: Folder
+    file: str
 
-    def __init__(self, tensor: str, extent: Extent) -> None:
-        self.tensor = tensor
-        self.extent = extent
-        self.found: dict[int, tuple[int, int]] = {}
+    def add(self, order: int, part: _Array) -> None:
+        """The bytes of one span, in any order and thread, now in cache."""
 
-    def holds(self) -> bool:
-        """Whether the bytes that were read are those that were written."""
-        return joined(self.found[order] for order in sorted(self.found)) == self.extent.crc32c
+    def damaged(self) -> Sequence[str]:
+        """Names of tensors whose bytes are not those that were written."""
+
+
+class TensorCheck:
+    """The crc32c and size of each span of an extent that is read whole, to be compared with its own."""
+
+    __slots__ = ("_expected", "_found", "_tensor", "file", "folder")
+
+    def __init__(self, folder: Folder, file: str, tensor: str, expected: int) -> None:
+        self.folder, self.file = folder, file
+        self._tensor, self._expected = tensor, expected
+        self._found: dict[int, tuple[int, int]] = {}
+
+    def add(self, order: int, part: _Array) -> None:
+        """See `Check`."""
+        self._found[order] = crc32c(part), part.nbytes
+
+    def damaged(self) -> Sequence[str]:
+        """See `Check`."""
+        is_good = joined(self._found[order] for order in sorted(self._found)) == self._expected
+        return [] if is_good else [self._tensor]
 
 
 class Span(NamedTuple):
     """Bytes of a file for an array.
 
     ``strides`` None: they are ``target``'s own, in order. Otherwise ``target``'s elements lie among them in these steps.
-    ``crc32c`` is theirs, if it is known; ``check`` and the span's order in it if it is known of an extent they are part of.
+    ``crc32c`` is theirs, if it is known; ``check`` and the span's order in it if it is known of more that they are part of.
     """
 
     offset: int
@@ -143,17 +165,12 @@ class Window(NamedTuple):
     spans: Sequence[Span]
 
 
-def windows(
-    folder: Folder, file: str, held: Sequence[tuple[Goal, Extent]], checks: list[Check] | None = None
-) -> Iterator[Window]:
-    """What is to be read of one file's extents for their goals, in windows of about the store's size, gaps included.
-
-    ``checks`` takes those that can be made when all is read; None means that nothing is to be checked.
-    """
+def windows(folder: Folder, file: str, spans: Iterable[Span]) -> Iterator[Window]:
+    """Spans of a file by ascending offset, in windows of about the store's size, gaps included."""
     most = folder.store.window_nbytes
     group: list[Span] = []
     start = end = buffers = 0
-    for span in _spans(sorted(held, key=lambda pair: pair[1].offset), most, checks):
+    for span in spans:
         gap = span.offset - end
         stop = span.offset + span.nbytes
         if group and (not 0 <= gap <= GAP_NBYTES or stop - start > most or buffers >= BUFFERS - 1):
@@ -168,14 +185,37 @@ def windows(
         yield Window(folder, file, group)
 
 
-def _spans(held: Iterable[tuple[Goal, Extent]], most: int, checks: list[Check] | None) -> Iterator[Span]:
-    """The spans of extents, in order, each of at most ``most`` bytes or of one element."""
-    for goal, extent in held:
-        if extent.box is None and goal.box is None and goal.nbytes <= most:  # there may be many of these
-            crc32c = extent.crc32c if checks is not None else None
-            yield Span(extent.offset, goal.nbytes, goal.array, None, goal.name, crc32c, None, 0)
+def spans(held: Iterable[tuple[Goal, Extent]], most: int, checks: list[Check] | None) -> Iterator[Span]:
+    """What is to be read of one file's extents for their goals, each of at most ``most`` bytes or of one element.
+
+    ``checks`` takes those that can be made when all is read; None means that nothing is to be checked.
+    """
+    for goal, extent in sorted(held, key=lambda pair: pair[1].offset):
+        if extent.box is None and goal.box is None and goal.nbytes < BOUNCE_NBYTES and goal.nbytes <= most:  # there may be many
+            expected = extent.crc32c if checks is not None else None
+            yield Span(extent.offset, goal.nbytes, goal.array, None, goal.name, expected, None, 0)
+        elif extent.box is None and goal.box is None:
+            yield from _whole(goal, extent, most, checks)
         else:
             yield from _sliced(goal, extent, most, checks)
+
+
+def _whole(goal: Goal, extent: Extent, most: int, checks: list[Check] | None) -> Iterator[Span]:
+    """The spans of a large tensor, as plain bytes."""
+    check = None
+    if checks is not None and extent.crc32c is not None:
+        check = TensorCheck(extent.folder, extent.file, goal.name, extent.crc32c)
+        checks.append(check)
+    raw = goal.array.reshape(-1).view(np.uint8)
+    strides = (1,) if raw.__array_interface__["data"][0] % ALIGN else None
+    yield from pieces(extent.offset, raw, most, check, strides)
+
+
+def pieces(offset: int, raw: _Array, most: int, check: Check | None, strides: tuple[int, ...] | None = None) -> Iterator[Span]:
+    """Spans of at most ``most`` bytes for these, which lie in a file at ``offset``; their order is their offset."""
+    for at in range(0, raw.nbytes, most):
+        piece = raw[at : at + most]
+        yield Span(offset + at, piece.nbytes, piece, strides, "", None, check, offset + at)
 
 
 def _sliced(goal: Goal, extent: Extent, most: int, checks: list[Check] | None) -> Iterator[Span]:
@@ -187,7 +227,7 @@ def _sliced(goal: Goal, extent: Extent, most: int, checks: list[Check] | None) -
         return
     check = None
     if checks is not None and extent.crc32c is not None and common == held:
-        check = Check(goal.name, extent)
+        check = TensorCheck(extent.folder, extent.file, goal.name, extent.crc32c)
         checks.append(check)
     steps, itemsize = _steps(held.shape), goal.dtype.itemsize
     pieces = _cut(common.relative_to(held), steps, max(most // itemsize, 1), GAP_NBYTES // itemsize)

@@ -16,18 +16,33 @@ _MAPPED_NBYTES = 1 << 20  # below this, malloc's memory is as good as a map of o
 Kind: TypeAlias = tuple[tuple[int, ...], np.dtype[Any], int]  # shape, dtype, nbytes
 
 
-def fresh(kinds: Iterable[Kind]) -> list[np.ndarray[Any, Any]]:
-    """New writable C-contiguous arrays of these kinds, 64-byte aligned, with undefined contents."""
+def fresh(kinds: Iterable[Kind], *, is_apart: bool = False) -> list[np.ndarray[Any, Any]]:
+    """New writable C-contiguous arrays of these kinds, 64-byte aligned, with undefined contents; each in a slab if apart."""
     made: list[np.ndarray[Any, Any]] = []
     slab: list[Kind] = []  # with offsets in place of sizes
     filled = 0
     for shape, dtype, nbytes in kinds:
-        if slab and filled + nbytes > SLAB_NBYTES:
+        if slab and (is_apart or filled + nbytes > SLAB_NBYTES):
             made += _carved(slab, filled)
             slab, filled = [], 0
         slab.append((shape, dtype, filled))
         filled += aligned(nbytes)
     return made + _carved(slab, filled)
+
+
+def placed(sizes: Iterable[int], is_apart: Iterable[bool]) -> tuple[list[np.ndarray[Any, Any]], list[tuple[int, int]]]:
+    """New memory for pieces of these sizes: slabs of bytes, and for each piece its slab and its place there, 64-byte aligned.
+
+    What is apart has a slab that is not that of the piece before.
+    """
+    filled: list[int] = []
+    places: list[tuple[int, int]] = []
+    for nbytes, is_new in zip(sizes, is_apart, strict=True):
+        if not filled or is_new or filled[-1] + nbytes > SLAB_NBYTES:
+            filled.append(0)
+        places.append((len(filled) - 1, filled[-1]))
+        filled[-1] += aligned(nbytes)
+    return list(map(raw, filled)), places
 
 
 def aligned(nbytes: int) -> int:

@@ -36,7 +36,7 @@ class Tally:
     def add(self, nbytes: int, **seconds: float) -> None:
         """Adds to the bytes done and to the seconds of phases."""
         with self._lock:
-            self.done += nbytes
+            self.done = min(self.done + nbytes, self.total)  # gaps between small tensors are not counted
             for phase, value in seconds.items():
                 self.phases[phase] += value
         if self._progress is not None and threading.get_ident() == self._owner:

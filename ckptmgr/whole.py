@@ -1,0 +1,75 @@
+"""The whole state of a source as dicts, lists, tuples, plain values and numpy arrays: what a restore without a template gives.
+
+The law: it is what a restore with None as a template would give, in fewer steps. There may be 20,000 tensors.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ckptmgr import garbage, rng, transfer
+from ckptmgr.matching import RestoreReport, Stored
+from ckptmgr.rng import RngState
+from ckptmgr.skeleton import Fields, TensorNode
+from ckptmgr.source import TensorSource
+from ckptmgr.transfer import Memory, Progress, Verify
+from ckptmgr.tree import ROOT, finish
+
+_CONTAINERS = (dict, Fields, list, tuple)  # of a decoded skeleton, by exact type
+
+
+def load(
+    source: TensorSource, stored: Stored, verify: Verify, progress: Progress | None, memory: Memory
+) -> tuple[Any, RestoreReport]:
+    """The state, and the report of a restore. Raises like `transfer.read`."""
+    with garbage.later():
+        names = list(dict.fromkeys(map(stored.tensor, stored.nodes) if stored.aliases else (node.name for node in stored.nodes)))
+    arrays, stats = transfer.read_new(source, names, verify=verify, progress=progress, memory=memory)
+    with garbage.later():
+        state = _Building(dict(zip(names, arrays, strict=True)), stored).value(stored.tree)
+        filled = tuple(_names(stored.tree, "")) if type(stored.tree) in _CONTAINERS else (ROOT,)
+    return state, RestoreReport(filled=filled, stats=stats)
+
+
+class _Building:
+    def __init__(self, arrays: Mapping[str, Any], stored: Stored) -> None:
+        self.arrays = arrays
+        self.stored = stored
+        self.plain = arrays.keys() - {node.name for node in stored.nodes if node.text is not None}  # that need no finish
+        self.made: dict[str, Any] = {}  # of the others: tied ones are one object
+
+    def value(self, found: Any) -> Any:
+        kind = type(found)
+        if kind is TensorNode:
+            return self.tensor(found)
+        if kind is dict:
+            return dict(zip(found, self.values(found.values()), strict=True))
+        if kind in _CONTAINERS:
+            made = self.values(found.values() if kind is Fields else found)
+            return made if kind is list else tuple(made)
+        return rng.rebuild(found) if kind is RngState else found
+
+    def values(self, found: Any) -> list[Any]:
+        arrays, plain, value = self.arrays, self.plain, self.value
+        return [
+            arrays[item[0]] if type(item) is TensorNode and item[1] == "numpy" and item[0] in plain else value(item)
+            for item in found
+        ]
+
+    def tensor(self, node: TensorNode) -> Any:
+        name = self.stored.tensor(node)
+        if name not in self.made:
+            self.made[name] = finish(node, self.arrays[name])
+        return self.made[name]
+
+
+def _names(tree: Any, start: str) -> Iterator[str]:
+    """The name of each leaf; ``start`` is what those of a container have in common."""
+    keys, values = (tree.keys(), tree.values()) if isinstance(tree, dict) else (range(len(tree)), tree)
+    if set(map(type, values)).isdisjoint(_CONTAINERS):
+        yield from [f"{start}{key}" for key in keys]
+        return
+    for key, value in zip(keys, values, strict=True):
+        if type(value) in _CONTAINERS:
+            yield from _names(value, f"{start}{key}/")
+        else:
+            yield f"{start}{key}"
