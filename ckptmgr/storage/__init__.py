@@ -6,15 +6,30 @@ from typing import Any
 
 from fsspec.core import split_protocol, strip_protocol
 
+from ckptmgr.storage.elsewhere import FolderOfFiles
 from ckptmgr.storage.posix import PosixStore
 from ckptmgr.storage.staging import staging
-from ckptmgr.storage.store import Answer, Buffer, Folder, Head, Listing, StagingStore, Store, Stored, Upload, Version
+from ckptmgr.storage.store import (
+    Answer,
+    Buffer,
+    Folder,
+    Head,
+    LinkingStore,
+    Listing,
+    StagingStore,
+    Store,
+    Stored,
+    Upload,
+    Version,
+)
 
 __all__ = [
     "Answer",
     "Buffer",
     "Folder",
+    "FolderOfFiles",
     "Head",
+    "LinkingStore",
     "Listing",
     "PosixStore",
     "StagingStore",

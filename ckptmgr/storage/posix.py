@@ -20,6 +20,7 @@ may be answered with an error, which is why errors that prove nothing become `An
 
 import errno
 import logging
+import math
 import os
 import stat
 import time
@@ -42,6 +43,9 @@ _SMALL_NBYTES = 256 << 20  # `read` is for records; a sparse file of a terabyte 
 # Answers that prove that a name was not changed.
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMLINK, errno.EEXIST}
 _REFUSED |= {errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EXDEV, errno.EBUSY, errno.ENOMEM}
+# Answers that leave it to the caller to write the file anew.
+_NOT_LINKED = ABSENT | {errno.EPERM, errno.EACCES, errno.EXDEV, errno.EMLINK, errno.EEXIST}
+_NOT_LINKED |= {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 _warned_roots: dict[str, object] = {}
 
@@ -105,6 +109,23 @@ class PosixStore:
         for above in {above for above, _, _ in moves}:
             with naming(self._root.location(above)), self._root.folder(above) as folder:
                 sync(folder)
+
+    def link(self, source: str, key: str) -> bool:
+        """See `LinkingStore.link`."""
+        *source_above, source_name = _names(source)
+        *above, name = _names(key)
+        try:
+            with self._root.folder(source_above) as origin, self._root.folder(above, make=True) as folder:
+                if not stat.S_ISREG(os.stat(source_name, dir_fd=origin, follow_symlinks=False).st_mode):
+                    return False
+                os.link(source_name, name, src_dir_fd=origin, dst_dir_fd=folder, follow_symlinks=False)
+                with naming(self.location(key)):
+                    sync(folder)
+        except OSError as error:
+            if error.errno in _NOT_LINKED:
+                return False
+            raise
+        return True
 
     def create(self, key: str, data: bytes) -> Answer:
         """See `Store.create`.
@@ -284,13 +305,14 @@ class PosixStore:
         names = names_of_prefix(prefix)
         try:
             with naming(self.location(prefix)), self._root.folder(names) as folder, os.scandir(folder) as entries:
+                changed = os.fstat(folder).st_ctime
                 for entry in sorted(entries, key=lambda entry: entry.name):
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.name)
                     elif self._is_file(entry) and entry.name != _LOCK:
                         kind = temporary if TEMPORARY.fullmatch(entry.name) else files
                         with suppress(FileNotFoundError):  # deleted since the folder was read
-                            kind[entry.name] = _head(entry.stat(follow_symlinks=self.follow_links))
+                            kind[entry.name] = _head(entry.stat(follow_symlinks=self.follow_links), changed)
         except OSError as error:
             if error.errno not in ABSENT:
                 raise
@@ -330,8 +352,9 @@ def _move(upload: Upload, key: str) -> tuple[tuple[str, ...], str, str]:
     return tuple(above), temporary, name
 
 
-def _head(status: os.stat_result) -> Head:
-    return Head(status.st_size, status.st_ctime)
+def _head(status: os.stat_result, folder_changed: float = math.inf) -> Head:
+    # A file of several names changes whenever another folder gets or loses one; in this folder only when this changes too.
+    return Head(status.st_size, min(status.st_ctime, folder_changed) if status.st_nlink > 1 else status.st_ctime)
 
 
 def _unlink_file(folder: int, name: str, path: str) -> None:
