@@ -12,8 +12,8 @@ JSON = Any  # None, bool, int, float, str, list of JSON, dict of str to JSON
 class StepInfo:
     """One step of a run. ``order`` is the order of saves: the largest is the latest.
 
-    ``nbytes`` counts all files of the step; ``created`` is an aware UTC datetime, for humans and
-    time-based retention only; ``path`` is where the files lie (a local path or a URL).
+    ``nbytes`` counts all files of the step, also those that it shares with others; ``created`` is an aware UTC datetime, for
+    humans and time-based retention only; ``path`` is where the files lie (a local path or a URL).
 
     ``is_foreign``: another tool wrote it into the run's folder, and it is no committed step. Then ``name`` is the stem of
     its files, ``path`` the place of that stem, and ``created`` when its files were last changed; attempt and run are empty, and
