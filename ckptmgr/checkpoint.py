@@ -17,13 +17,13 @@ from ckptmgr.box import Box
 from ckptmgr.checksum import crc32c
 from ckptmgr.errors import CorruptCheckpointError, StepNotFoundError, UnsupportedTensorError, shown
 from ckptmgr.layout import Extent, Part
-from ckptmgr.manifest import ASSET, TREE, FileEntry, Manifest
+from ckptmgr.manifest import ASSET, TREE, FileEntry, Manifest, folder_name
 from ckptmgr.matching import RestoreReport
 from ckptmgr.renaming import Rule, near_names
 from ckptmgr.source import Replaceable, TensorSource
 from ckptmgr.spec import TensorSpec
 from ckptmgr.step import JSON, StepInfo
-from ckptmgr.storage import Folder
+from ckptmgr.storage import Folder, FolderOfFiles
 from ckptmgr.transfer import Place, Problem, Progress, Verify, Want
 from ckptmgr.treefile import TreeText
 from ckptmgr.treesource import TreeSource
@@ -291,6 +291,13 @@ def _gone(info: StepInfo | None, location: str) -> StepNotFoundError:
     )
 
 
+def files_of(root: Folder, name: str, manifest: Manifest) -> Folder:
+    """Where the files of a committed step are read, those included that lie with an older step; ``name`` is its folder's."""
+    folder = root.folder(name).folder(folder_name(manifest.attempt))
+    elsewhere = {entry.name: root.key(entry.origin.path) for entry in manifest.files if entry.origin}
+    return FolderOfFiles(folder.store, folder.prefix, elsewhere) if elsewhere else folder
+
+
 def open_managed(
     folder: Folder,
     manifest: Manifest,
@@ -299,7 +306,7 @@ def open_managed(
     verify: Verify = "full",
     is_current: Callable[[], bool] = lambda: True,
 ) -> Checkpoint:
-    """The step whose attempt lies in ``folder``. Reads ``tree.json`` and nothing else, which is decoded when it is asked for.
+    """The step whose files are in ``folder`` (see `files_of`). Reads ``tree.json`` and nothing else, decoded when asked.
 
     Raises:
         CorruptCheckpointError: ``tree.json`` is missing or not what was written.

@@ -38,6 +38,7 @@ from ckptmgr.step import JSON, StepInfo
 from ckptmgr.storage import Answer, Folder, Head
 
 logger = logging.getLogger(__name__)
+_RELEASES = 8  # tries to take out a hold, before it is left to sweep
 
 
 def begin(root: Folder, name: str, step: int, *, overwrite: bool, writer: Mapping[str, JSON] | None = None) -> "Attempt":
@@ -89,17 +90,19 @@ class Attempt:
         make_manifest: Callable[[int], Manifest],
         *,
         before_delete: Callable[[Manifest], object] = lambda replaced: None,
+        instead_of: str | None = None,
     ) -> StepInfo:
         """Makes the step appear, or be replaced, in one moment. To be called once, when all files are durable.
 
         ``make_manifest`` gets the sequence. ``before_delete`` is called with a manifest that was replaced, before the files
         of its attempt are deleted; it must not raise, for the step is committed then. After this returns every reader sees
         the step. If it raises anything but `CommitUnknownError`, the step is as it was before, this attempt will never appear,
-        and its files are left to sweep.
+        and its files are left to sweep. ``instead_of`` is the attempt whose manifest this one must replace, and no other's.
 
         Raises:
             StepExistsError: another save of the step was faster.
             SaveError: the claim was taken over or swept.
+            StepNotFoundError: the manifest of ``instead_of`` is not there any more.
             CommitUnknownError: the store gave no definite answer: look again before retrying.
         """
         manifest = make_manifest(largest_sequence(self.root, naming) + 1)  # 4.5
@@ -107,12 +110,14 @@ class Attempt:
             raise ValueError(f"the manifest of attempt {manifest.attempt} of step {manifest.step} is not this attempt's")
         # What nobody could read back must not become a step: a file name that a backend gave, for example.
         decode(encode(Record(manifest=manifest)), where=self.folder.location(), step=self.step)
-        before, after = self._replace_claim(manifest)
+        before, after = self._replace_claim(manifest, instead_of)
         logger.info("committed step %d (sequence %d) in %r", self.step, manifest.sequence, self.folder.location())
         replaced = before.manifest
         if replaced and replaced.attempt not in after.named:  # 4.7
             before_delete(replaced)
             delete_files(self.root.folder(self.name), replaced.attempt)
+        if replaced:
+            release(self.root, replaced)
         return manifest.info(after.pins, name=self.name, path=self.folder.location())
 
     @contextmanager
@@ -144,7 +149,7 @@ class Attempt:
         except (OSError, CorruptCheckpointError, FormatVersionError) as error:
             logger.warning("the leavings of a failed save in %r are left to sweep: %s", self.folder.location(), error)
 
-    def _replace_claim(self, manifest: Manifest) -> tuple[Record, Record]:
+    def _replace_claim(self, manifest: Manifest, instead_of: str | None) -> tuple[Record, Record]:
         """4.6: the record with my claim, and the one with my manifest that has replaced it."""
         before, doubtful = Record(), False
         found = read_record(self.root, self.name, self.step)
@@ -154,6 +159,9 @@ class Attempt:
                 return before, record  # a
             if not self._is_mine(record.claim):
                 raise self._lost(record, doubtful=doubtful)  # c
+            if instead_of and (record.manifest is None or record.manifest.attempt != instead_of):
+                text = f"step {self.step} in {self.root.location(self.name)!r} was deleted meanwhile: nothing was committed"
+                raise StepNotFoundError(text, step=self.step)
             before, after = record, record.renewed(manifest=manifest, claim=None)  # b, or the first time
             answer = self._try(found, after, doubtful=doubtful)
             if answer is Answer.OK:
@@ -248,6 +256,7 @@ def drop(root: Folder, found: Found) -> Answer:
         logger.info("deleted step %d (sequence %d) in %r", found.step, manifest.sequence, folder.location())
         if manifest.attempt not in after.named:
             delete_files(folder, manifest.attempt)
+        release(root, manifest)
     return answer
 
 
@@ -268,16 +277,51 @@ def unpin(root: Folder, name: str, step: int, pin: str) -> None:
     _change_pins(root, name, step, lambda pins: pins - {pin})
 
 
-def hold(root: Folder, name: str, step: int, by: Attempt) -> Manifest | None:
-    """Keeps the files of an older step for the attempt ``by``, which may then refer to them. None if the step is gone."""
+def hold(root: Folder, name: str, step: int, attempt: str, by: Attempt) -> bool:
+    """Keeps the files of an attempt of another step for the attempt ``by``, which may then refer to them if this is true.
+
+    False if nothing names the attempt any more, or only a claim: it may have no files, and never any again.
+    """
     for _ in tries():  # 4.3
-        found = read_record(root, name, step)
-        if found is None or found.record.manifest is None:
-            return None
-        holds = found.record.holds | {Hold(found.record.manifest.attempt, by.step, by.attempt)}
+        found = look(root, name, step)
+        if not isinstance(found, Found) or attempt not in _held(found.record):
+            return False
+        holds = found.record.holds | {Hold(attempt, by.step, by.attempt)}
         if holds == found.record.holds or change(root.folder(name), found, found.record.renewed(holds=holds)) is Answer.OK:
-            return found.record.manifest
+            return True
     raise gave_up(root, name, "held")
+
+
+def release(root: Folder, manifest: Manifest) -> None:
+    """Takes out the holds of a manifest that is out of its record for certain, and deletes files that nothing else holds.
+
+    It is a sweep of these holds alone (5.5c and d), by the one who knows that they are of no use. What cannot be done now is left
+    to sweep; nothing is raised, because the step is gone or replaced all the same.
+    """
+    origins = [entry.origin for entry in manifest.files if entry.origin]
+    for name, step, attempt in sorted({(origin.home, origin.step, origin.attempt) for origin in origins}):
+        try:
+            _release(root, name, step, Hold(attempt, manifest.step, manifest.attempt))
+        except OSError as error:
+            logger.warning("files of step %d that are held for step %d are left to sweep: %s", step, manifest.step, error)
+
+
+def _release(root: Folder, name: str, step: int, hold: Hold) -> None:
+    for _ in range(_RELEASES):
+        found = look(root, name, step)
+        if not isinstance(found, Found) or hold not in found.record.holds:
+            return
+        after = found.record.renewed(holds=found.record.holds - {hold})
+        if change(root.folder(name), found, after) is Answer.OK:
+            if hold.attempt not in after.named:
+                delete_files(root.folder(name), hold.attempt)
+            return
+
+
+def _held(record: Record) -> set[str]:
+    """The attempts whose files are whole and stay as they are while the record is not changed."""
+    own = {record.manifest.attempt} if record.manifest else set()
+    return own | {hold.attempt for hold in record.holds}
 
 
 def files_below(folder: Folder) -> dict[str, Head]:

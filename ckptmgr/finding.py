@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 from ckptmgr import foreign, garbage
 from ckptmgr.backend import Backend
-from ckptmgr.checkpoint import Checkpoint, open_managed
+from ckptmgr.checkpoint import Checkpoint, files_of, open_managed
 from ckptmgr.errors import (
     CheckpointError,
     CorruptCheckpointError,
@@ -200,7 +200,7 @@ class Run:
             now = read_record(self.folder, known.found.name, known.info.step)
             return now is not None and now.record.manifest is not None and now.record.manifest.attempt == known.manifest.attempt
 
-        folder = self.folder.folder(known.found.name).folder(folder_name(known.manifest.attempt))
+        folder = files_of(self.folder, known.found.name, known.manifest)
         return open_managed(folder, known.manifest, known.info, verify=verify, is_current=is_current)
 
     def with_step(self, step: int, verify: Verify, use: Callable[[Checkpoint], T]) -> T:

@@ -134,8 +134,11 @@ def piece_nbytes(piece: Piece) -> int | None:
     return len(piece) if isinstance(piece, bytes) else piece.nbytes
 
 
-def pack(parts: Sequence[Part], max_file_nbytes: int | None = None) -> tuple[tuple[Part, ...], ...]:
-    """Parts cut into files of at most ``max_file_nbytes`` of tensor bytes, greedily and in order.
+Groups: TypeAlias = Callable[[Sequence[Part]], Sequence[Sequence[Part]]]  # which parts share files: a cut into groups
+
+
+def pack(parts: Sequence[Part], max_file_nbytes: int | None = None, groups: Groups | None = None) -> tuple[tuple[Part, ...], ...]:
+    """Parts cut into files of at most ``max_file_nbytes`` of tensor bytes, greedily and in order; each group has its own.
 
     A tensor over the limit gets a file of its own without closing the current one, as Hugging Face's writer does.
     There is always at least one file.
@@ -143,6 +146,8 @@ def pack(parts: Sequence[Part], max_file_nbytes: int | None = None) -> tuple[tup
     Raises:
         ValueError: the limit is not a positive integer.
     """
+    if groups is not None and len(cut := groups(parts)) > 1:
+        return tuple(file for group in cut for file in pack(group, max_file_nbytes))
     if max_file_nbytes is None:
         return (tuple(parts),)
     if isinstance(max_file_nbytes, str) or max_file_nbytes <= 0:

@@ -8,12 +8,12 @@ import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
 from ckptmgr import backend as backends
-from ckptmgr import commit, saving
+from ckptmgr import commit, materializing, saving
 from ckptmgr import sweep as sweeping
 from ckptmgr.adopting import Adoption
 from ckptmgr.backend import Backend
@@ -22,7 +22,8 @@ from ckptmgr.errors import CorruptCheckpointError, StepNotFoundError, shown
 from ckptmgr.finding import Run, VerifyReport
 from ckptmgr.group import Group, Solo
 from ckptmgr.hints import Hints
-from ckptmgr.manifest import Manifest, this_writer
+from ckptmgr.incremental import Incremental
+from ckptmgr.manifest import Manifest
 from ckptmgr.naming import StepNaming, checked_step
 from ckptmgr.renaming import Rule
 from ckptmgr.retention import KeepAll, KeepBest, Plan, Retention, plan
@@ -52,6 +53,7 @@ class CheckpointManager:
         verify: what restores check: ``"full"`` (every byte that is read), ``"fast"`` (sizes and structure), ``"off"``.
         run: id of the training run, written into each manifest. By default that of the step last restored, else a new one.
         progress: called as ``progress(bytes_done, bytes_total)`` while bytes move.
+        incremental: True, or globs on names; files that equal those of the step before are not written again (`incremental`).
 
     Any number of managers, threads and processes may use one run at a time.
 
@@ -73,6 +75,7 @@ class CheckpointManager:
         verify: Verify = "full",
         run: str | None = None,
         progress: Progress | None = None,
+        incremental: bool | str | Sequence[str] = False,
     ) -> None:
         self.backend = backends.find(backend) if isinstance(backend, str) else backend
         if not isinstance(retention, Retention):
@@ -92,6 +95,7 @@ class CheckpointManager:
         if not isinstance(run, str | None):
             raise TypeError(f"run must be a string, not {run!r}")
         self._run = run
+        self._incremental = Incremental(self._steps, incremental)
         self._group = group or Solo()
         if self._group.size != 1:
             raise ValueError(f"a group of {self._group.size} processes cannot save together yet: use one process")
@@ -140,9 +144,8 @@ class CheckpointManager:
         Plain values, random generators, metrics and assets are taken now; of arrays only dtypes and shapes, so their bytes
         must stay as they are until `complete` returns. Raises as `save` does for what cannot be stored.
         """
-        return saving.prepare(
-            step, state, metrics or {}, metadata or {}, assets or {}, overwrite, self.backend, STEM, self.max_file_nbytes
-        )
+        given = (metrics or {}, metadata or {}, assets or {}, overwrite)
+        return saving.prepare(step, state, *given, self.backend, STEM, self.max_file_nbytes, self._incremental.groups)
 
     def complete(self, prepared: Prepared) -> StepInfo:
         """The second half of `save`: writes what was prepared, commits it, applies retention. To be called once."""
@@ -153,22 +156,10 @@ class CheckpointManager:
         attempt = commit.begin(self.folder, name, step, overwrite=prepared.overwrite)
 
         def manifest(sequence: int) -> Manifest:
-            return Manifest(
-                step=step,
-                attempt=attempt.attempt,
-                sequence=sequence,
-                run=self.run,
-                created=datetime.now(UTC),
-                backend=self.backend.name,
-                nbytes=sum(entry.nbytes for entry in entries),
-                files=entries,
-                metrics=prepared.metrics,
-                metadata=prepared.metadata,
-                writer=this_writer(),
-            )
+            return prepared.manifest(attempt.attempt, entries, sequence=sequence, run=self.run, backend=self.backend.name)
 
         with attempt.undone_if_it_fails():
-            entries = saving.write_step(attempt.folder, prepared.plan, prepared.assets, progress=self.progress)
+            entries = self._incremental.write_step(attempt, prepared, progress=self.progress)
             info = attempt.commit(self.naming, manifest, before_delete=lambda old: self._hints.replaced(name, old))
         if self.retention != KeepAll() or self._hints.follow(self.backend):  # otherwise there is nothing to remove or to write
             self._collect_after(f"step {step} is committed")
@@ -360,6 +351,18 @@ class CheckpointManager:
         adopted = Adoption(self._steps, lambda: self.run, self._hints.refresh, self.progress).adopt(wanted)
         self._collect_after(f"{len(adopted)} steps are adopted")
         return adopted
+
+    def materialize(self, step: int) -> StepInfo:
+        """Makes a step self-contained that refers to files of older ones, as incremental saves do where there are no links.
+
+        Its files are copied, checked and committed in one moment, and it keeps its place in the order of steps, its time and its
+        pins. A step that is self-contained stays as it is. Until this returns the step is as it was.
+
+        Raises:
+            StepNotFoundError: no such step, or it is another tool's, or it was deleted meanwhile.
+            CorruptCheckpointError: a file is damaged.
+        """
+        return materializing.materialize(self._steps, checked_step(step), before_delete=self._hints.replaced)
 
     def sweep(self, grace: timedelta | float = timedelta(hours=1), *, empty_records: bool = False) -> Swept:
         """Removes what interrupted saves left, once it has shown no sign of life for ``grace`` (seconds, or a timedelta).

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
-from typing import Self
+from typing import NamedTuple, Self
 
 from ckptmgr.checksum import crc32c
 from ckptmgr.errors import FormatVersionError
@@ -65,20 +65,38 @@ def _version() -> str:
     return version("ckptmgr")
 
 
+class Origin(NamedTuple):
+    """The step and the attempt that wrote a file which another step refers to, and where it lies below the run's folder."""
+
+    step: int
+    attempt: str
+    path: str
+
+    @property
+    def home(self) -> str:
+        """The name of the step's folder."""
+        return self.path.partition("/")[0]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the path is that of a file in a folder of the attempt, in a folder in that of the run."""
+        home, *below = self.path.split("/")
+        return is_plain(home) and len(below) == 2 and below[0] == folder_name(self.attempt) and is_plain(below[1])
+
+
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """A file of a step. ``step`` and ``attempt`` say whose folder it lies in, if it is reused from an older save."""
+    """A file of a step. ``origin`` says where it lies, if not in the folder of the step's own attempt."""
 
     name: str
     nbytes: int
     crc32c: int
-    step: int | None = None
-    attempt: str | None = None
+    origin: Origin | None = None
     extra: Mapping[str, JSON] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, JSON]:
         """The entry as a JSON object."""
-        origin = {} if self.attempt is None else {"step": self.step, "attempt": self.attempt}
+        origin = self.origin._asdict() if self.origin else {}
         return {"name": self.name, "nbytes": self.nbytes, "crc32c": f"{self.crc32c:08x}", **origin, **self.extra}
 
     @classmethod
@@ -88,10 +106,12 @@ class FileEntry:
         name, nbytes, checksum = fields.text("name"), fields.count("nbytes"), fields.crc32c("crc32c")
         if not is_plain(name):
             fields.refuse("name", name)
-        step = attempt = None
+        origin = None
         if "attempt" in fields.rest:
-            step, attempt = fields.count("step", most=None), fields.matching("attempt", ATTEMPT)
-        return cls(name, nbytes, checksum, step, attempt, fields.rest)
+            origin = Origin(fields.count("step", most=None), fields.matching("attempt", ATTEMPT), fields.text("path"))
+            if not origin.is_plain:
+                fields.refuse("path", origin.path)
+        return cls(name, nbytes, checksum, origin, fields.rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +153,7 @@ class Manifest:
 
     def refers_to(self, attempt: str) -> bool:
         """Whether files of that other attempt belong to this step too."""
-        return any(entry.attempt == attempt for entry in self.files)
+        return any(entry.origin.attempt == attempt for entry in self.files if entry.origin)
 
     def to_json(self) -> dict[str, JSON]:
         """The manifest as a JSON object, with the crc32c of its own canonical text."""

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,18 +12,19 @@ from ckptmgr.backend import Backend
 from ckptmgr.checksum import crc32c
 from ckptmgr.errors import shown
 from ckptmgr.fields import plain_json
-from ckptmgr.layout import Contents, Digests, Layout, Part, pack
-from ckptmgr.manifest import ASSET, TREE, FileEntry, is_plain
+from ckptmgr.layout import Contents, Digests, Groups, Layout, Part, pack
+from ckptmgr.manifest import ASSET, TREE, FileEntry, Manifest, is_plain, this_writer
 from ckptmgr.memory import MemorySource
 from ckptmgr.naming import checked_step
 from ckptmgr.step import JSON
 from ckptmgr.storage import Folder, StagingStore, staging
-from ckptmgr.transfer import Progress, Stats
+from ckptmgr.transfer import Progress, Stats, WrittenFile
 from ckptmgr.tree import Flat
 from ckptmgr.treefile import RowFields
 
 ALIGN = 4096  # tensor data starts at page boundaries where the format can
 
+Known: TypeAlias = Mapping[str, tuple[WrittenFile, Digests]]  # files that need not be written, with their checksums
 Asset: TypeAlias = bytes | bytearray | memoryview | str | os.PathLike[str]
 """A file to lie beside the state: its bytes, or the path of a local file."""
 
@@ -33,6 +35,11 @@ class Plan:
 
     flat: Flat
     layout: Layout
+
+    @property
+    def source(self) -> MemorySource:
+        """The tensors, as they are in memory."""
+        return MemorySource(self.flat.tensors, self.flat.specs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,22 @@ class Prepared:
     metadata: Mapping[str, JSON]
     assets: Mapping[str, bytes]
     overwrite: bool
+
+    def manifest(self, attempt: str, files: tuple[FileEntry, ...], *, sequence: int, run: str, backend: str) -> Manifest:
+        """What is committed once these files are durable."""
+        return Manifest(
+            step=self.step,
+            attempt=attempt,
+            sequence=sequence,
+            run=run,
+            created=datetime.now(UTC),
+            backend=backend,
+            nbytes=sum(entry.nbytes for entry in files),
+            files=files,
+            metrics=self.metrics,
+            metadata=self.metadata,
+            writer=this_writer(),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,26 +89,33 @@ def prepare(
     backend: Backend,
     stem: str,
     max_file_nbytes: int | None,
+    groups: Groups | None = None,
 ) -> Prepared:
     """All that `CheckpointManager.save` checks before it claims the step; raises what that tells."""
     step, taken = checked_step(step), numbers(metrics)
     facts = plain_json(dict(metadata), "metadata")
-    planned = plan(tree.flatten(state), backend, stem=stem, max_file_nbytes=max_file_nbytes)
+    planned = plan(tree.flatten(state), backend, stem=stem, max_file_nbytes=max_file_nbytes, groups=groups)
     files = asset_bytes(assets, taken={TREE, *(file.name for file in planned.layout.files)})
     return Prepared(step, planned, taken, facts, files, overwrite)
 
 
 @garbage.later()
 def plan(
-    flat: Flat, backend: Backend, *, stem: str, max_file_nbytes: int | None = None, metadata: Mapping[str, JSON] | None = None
+    flat: Flat,
+    backend: Backend,
+    *,
+    stem: str,
+    max_file_nbytes: int | None = None,
+    groups: Groups | None = None,
+    metadata: Mapping[str, JSON] | None = None,
 ) -> Plan:
-    """Where every byte of the state will lie. Nothing is written, and no tensor is read.
+    """Where every byte of the state will lie; ``groups`` have files of their own. Nothing is written, and no tensor is read.
 
     Raises:
         UnsupportedTensorError: the format cannot hold one of the tensors exactly.
     """
     contents = Contents(
-        files=pack(list(map(Part, flat.specs, flat.specs.values())), max_file_nbytes),
+        files=pack(list(map(Part, flat.specs, flat.specs.values())), max_file_nbytes, groups),
         aliases=flat.aliases,
         strings=flat.strings,
         metadata=metadata or {},
@@ -95,13 +125,13 @@ def plan(
     return Plan(flat, backend.layout(contents, stem=stem, align=ALIGN))
 
 
-def write(folder: Folder, plan: Plan, *, progress: Progress | None = None) -> Written:
+def write(folder: Folder, plan: Plan, *, progress: Progress | None = None, known: Known | None = None) -> Written:
     """Writes the planned files into ``folder``, in the layout's order, straight from the state's memory.
 
-    Each file is whole and durable, or absent; if this raises, files before the failed one may be there.
+    Each file is whole and durable, or absent; if this raises, files before the failed one may be there. ``known`` ones
+    lie there already; see `transfer.write`.
     """
-    source = MemorySource(plan.flat.tensors, plan.flat.specs)
-    written = transfer.write(folder, plan.layout, source, progress=progress)
+    written = transfer.write(folder, plan.layout, plan.source, progress=progress, known=known)
     files = tuple(FileEntry(name, *stored) for name, stored in written.files.items())
     return Written(files, _rows(plan, written.digests), written.stats)
 
@@ -132,10 +162,15 @@ def replace(folder: Folder, plan: Plan, backend: Backend, *, stem: str, progress
 
 
 def write_step(
-    folder: Folder, plan: Plan, assets: Mapping[str, bytes], *, progress: Progress | None = None
+    folder: Folder,
+    plan: Plan,
+    assets: Mapping[str, bytes],
+    *,
+    progress: Progress | None = None,
+    known: Known | None = None,
 ) -> tuple[FileEntry, ...]:
-    """All files of a step: the planned ones, then the assets, and ``tree.json`` last."""
-    written = write(folder, plan, progress=progress)
+    """All files of a step: the planned ones, then the assets, and ``tree.json`` last. ``known`` ones lie there already."""
+    written = write(folder, plan, progress=progress, known=known)
     beside = [_write_small(folder, name, data, {ASSET: True}) for name, data in assets.items()]
     index = treefile.encode(plan.flat.skeleton, written.rows, plan.flat.aliases)
     return (*written.files, *beside, _write_small(folder, TREE, index, {}))

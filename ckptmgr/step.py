@@ -12,9 +12,9 @@ JSON = Any  # None, bool, int, float, str, list of JSON, dict of str to JSON
 class StepInfo:
     """One step of a run. ``order`` is the order of saves: the largest is the latest.
 
-    ``nbytes`` counts all files of the step; ``created`` is an aware UTC datetime, for humans and
-    time-based retention only; ``path`` is where the files lie (a local path or a URL). Listings share it while the step is as
-    it was: do not change what is in ``metrics`` and ``metadata``.
+    ``nbytes`` counts all files of the step, also those that it shares with others; ``created`` is an aware UTC datetime, for
+    humans and time-based retention only; ``path`` is where the files lie (a local path or a URL). Listings share it while
+    the step is as it was: do not change what is in ``metrics`` and ``metadata``.
 
     ``is_foreign``: another tool wrote it into the run's folder, and it is no committed step. Then ``name`` is the stem of
     its files, ``path`` the place of that stem, and ``created`` when its files were last changed; attempt and run are empty, and

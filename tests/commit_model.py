@@ -33,6 +33,14 @@ def stored(step: int, attempt: str, sequence: int, nfiles: int = 1) -> dict:
 
 P = Program
 ONE, TWO = stored(1, "m", 1), {**stored(1, "m", 1), **stored(2, "n", 2)}
+HELD = {1: Record(("m",), holds=frozenset({("m", 2, "n")})), (1, "m", 0): "m"}  # step 1 is deleted, and 2 refers to its file
+CHAIN = {**HELD, 2: Record(("n",), Manifest("n", 2, (((1, "m", 0), "m"), ((2, "n", 0), "n")))), (2, "n", 0): "n"}
+SHARED = {
+    1: Record(("m",), holds=frozenset({("m", 2, "n"), ("m", 3, "o")})),
+    2: Record(("n",), Manifest("n", 2, (((1, "m", 0), "m"),))),
+    3: Record(("o",), Manifest("o", 3, (((1, "m", 0), "m"),))),
+    (1, "m", 0): "m",
+}
 DEBRIS = {1: Record(("z",), None, ("z", 1)), (1, "z", 0): "z"}
 CONFIGS: dict[str, tuple] = {  # name: programs, store at the start, answers lost, steps, keyword options
     "two writers": ([P(save, "a", 1, 2), P(save, "b", 1, 2)], {}, 2, (1,), ""),
@@ -102,6 +110,35 @@ CONFIGS: dict[str, tuple] = {  # name: programs, store at the start, answers los
         (1, 2),
         "",
     ),
+    "incremental on a held step, delete, sweep": (
+        [P(save, "a", 3, steps=(1, 2), base=2), P(delete, "d", 2), P(sweep, "s", 1)],
+        CHAIN,
+        1,
+        (1, 2, 3),
+        "",
+    ),
+    "incremental on a held step, overwrite": (
+        [P(save, "a", 3, steps=(1, 2), base=2), P(save, "b", 2, 1, True, (1, 3), base=2), P(sweep, "s", 1)],
+        CHAIN,
+        0,
+        (1, 2, 3),
+        "",
+    ),
+    "overwrite that keeps files of what it replaces": (
+        [P(save, "a", 2, 1, True, (1,), base=2), P(delete, "d", 2), P(sweep, "s", 2)],
+        CHAIN,
+        0,
+        (1, 2),
+        "",
+    ),
+    "two holders, two deletes, sweep": ([P(delete, "d", 2), P(delete, "e", 3), P(sweep, "s", 1)], SHARED, 1, (1, 2, 3), ""),
+    "two holders, collect, writer": (
+        [P(collect, "k", (2, 3)), P(save, "a", 4, steps=(1, 2, 3), base=3), P(save, "b", 1, steps=(2, 3, 4))],
+        SHARED,
+        0,
+        (1, 2, 3, 4),
+        "",
+    ),
     "three writers": ([P(save, "a", 1), P(save, "b", 1), P(save, "c", 1)], {}, 1, (1,), ""),
     "no conditional remove": ([P(save, "a", 1), P(delete, "d", 1), P(save, "b", 1), P(sweep, "s", 1)], {}, 0, (1,), "remove_if"),
     "no conditions, one after another": (
@@ -125,6 +162,9 @@ MUTATIONS = {
     "files-first": "delete removes the files before the manifest",
     "pins-beside": "a pin is an object of its own",
     "no-hold": "an incremental save refers to files without a hold",
+    "hold-of-the-dead": "a hold is put into a record that does not name the attempt any more",
+    "release-first": "delete takes out the step's holds before its manifest",
+    "release-all": "delete takes out the holds of other steps too",
     "sequence-from-memory": "the sequence is not taken from the records as they are",
 }
 

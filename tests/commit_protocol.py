@@ -80,14 +80,11 @@ def save(me: str, step: int, nfiles: int = 1, overwrite: bool = False, steps: tu
         held = known.claim
     # Hold what an incremental save takes over from another step, then write.
     files: tuple = ()
-    while base is not None:
-        theirs = yield "read", base
-        if not theirs or not theirs.manifest:
-            break
-        new = theirs._replace(stamp=(me, "hold"), holds=theirs.holds | {(theirs.manifest.attempt, step, me)})
-        if broken("no-hold") or new.holds == theirs.holds or (yield from change(base, theirs, new, "hold")) == "ok":
-            files = theirs.manifest.files
-            break
+    theirs = (yield "read", base) if base is not None else None
+    reusable = theirs.manifest.files if theirs and theirs.manifest else ()
+    for origin in sorted({name[:2] for name, _ in reusable}):
+        if (yield from hold(me, step, *origin)):
+            files += tuple(file for file in reusable if file[0][:2] == origin)
     for number in range(nfiles):
         while (yield "put", (step, folder, number), me) == "lost":
             pass
@@ -120,6 +117,38 @@ def save(me: str, step: int, nfiles: int = 1, overwrite: bool = False, steps: tu
     if before and before.manifest and before.manifest.attempt not in known.names():
         for name in before.manifest.own():
             yield "delete", name
+    if before and before.manifest:
+        yield from release(before.manifest, step)
+
+
+def hold(me: str, step: int, base: int, attempt: str) -> Actor:
+    """Keep the files of an attempt that a manifest or a hold names. Answers whether they may be referred to."""
+    tries = 0
+    while True:
+        record, tries = (yield "read", base), tries + 1
+        if not (record and (attempt in record._replace(claim=None).names() or broken("hold-of-the-dead"))):
+            return False
+        new = record._replace(stamp=(me, "hold", tries), holds=record.holds | {(attempt, step, me)})
+        if broken("no-hold") or new.holds == record.holds or (yield from change(base, record, new, "hold")) == "ok":
+            return True
+
+
+def release(manifest: Manifest, step: int) -> Actor:
+    """Take out the holds of a manifest that is gone for certain. Whoever takes the last one deletes the files."""
+    for base, attempt in sorted({name[:2] for name, writer in manifest.files if writer != manifest.attempt}):
+        mine = (attempt, step, manifest.attempt)
+        for tries in (1, 2):
+            record = yield "read", base
+            if not record or mine not in record.holds:
+                break
+            left = frozenset(each for each in record.holds if each != mine and not broken("release-all"))
+            new = record._replace(stamp=(manifest.attempt, "release", tries), holds=left)
+            if (yield from change(base, record, new, "release")) == "ok":
+                files = (yield "list", base) if attempt not in new.names() else ()
+                for name in files:
+                    if name[1] == attempt:
+                        yield "delete", name
+                break
 
 
 def drop(step: int, record: Record, stamp: tuple, why: str) -> Actor:
@@ -129,10 +158,13 @@ def drop(step: int, record: Record, stamp: tuple, why: str) -> Actor:
     if broken("files-first"):
         for name in files:
             yield "delete", name
+    if broken("release-first"):
+        yield from release(record.manifest, step)
     answer = yield from change(step, record, new, why)
     if answer == "ok":
         for name in files:
             yield "delete", name
+        yield from release(record.manifest, step)
     return answer
 
 

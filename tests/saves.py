@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from ckptmgr import commit
 from ckptmgr.checksum import crc32c
 from ckptmgr.ledger import read_record
-from ckptmgr.manifest import FileEntry, Manifest, folder_name
+from ckptmgr.manifest import FileEntry, Manifest, Origin, folder_name
 from ckptmgr.naming import StepNaming
 from ckptmgr.record import Record
 from ckptmgr.step import StepInfo
@@ -53,6 +53,23 @@ def save(root: Folder, step: int, *, overwrite: bool = False, nfiles: int = 1) -
     return finish(attempt, nfiles)
 
 
+def hold(root: Folder, step: int, by: commit.Attempt) -> bool:
+    found = manifest(root, step)
+    return found is not None and commit.hold(root, NAMING.format(step), step, found.attempt, by)
+
+
+def referred(step: int, found: Manifest) -> list[FileEntry]:
+    """Entries of a later step for all files of this manifest, those that it refers to included."""
+    return [
+        FileEntry(f"reused-{number}-{step}", entry.nbytes, entry.crc32c, entry.origin or _origin(step, found, entry))
+        for number, entry in enumerate(found.files)
+    ]
+
+
+def _origin(step: int, found: Manifest, entry: FileEntry) -> Origin:
+    return Origin(step, found.attempt, f"{NAMING.format(step)}/{folder_name(found.attempt)}/{entry.name}")
+
+
 def record(root: Folder, step: int) -> Record | None:
     found = read_record(root, NAMING.format(step), step)
     return found.record if found else None
@@ -66,10 +83,9 @@ def manifest(root: Folder, step: int) -> Manifest | None:
 def places(name: str, found: Manifest) -> Iterator[tuple[str, FileEntry, bytes]]:
     """The path below the root of each file of a manifest, its entry, and the bytes that must be there."""
     for entry in found.files:
-        home = name if entry.step is None else NAMING.format(entry.step)
-        owner = entry.attempt or found.attempt
-        file = entry.name.removeprefix("reused-")
-        yield f"{home}/{folder_name(owner)}/{file}", entry, content(owner, file)
+        path = entry.origin.path if entry.origin else f"{name}/{folder_name(found.attempt)}/{entry.name}"
+        owner = entry.origin.attempt if entry.origin else found.attempt
+        yield path, entry, content(owner, path.rpartition("/")[2])
 
 
 def is_whole(root: Folder, step: int) -> bool:

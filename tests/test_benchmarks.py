@@ -67,6 +67,15 @@ def test_ratios_are_our_seconds_over_theirs(tf_bundle: Facts, hdf5: Facts) -> No
         assert fact["ratio"] == pytest.approx(float(fact["ours_s"]) / float(fact["theirs_s"]))
 
 
+def test_the_incremental_benchmark_stores_the_base_once(tmp_path: Path) -> None:
+    command = f"import pathlib; from benchmarks import incremental; incremental.run(pathlib.Path({str(tmp_path)!r}), 8 << 20, 4)"
+
+    done = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["stored"] < 1.2
+
+
 def test_a_sample_that_fails_shows_the_error_of_its_call() -> None:
     command = [sys.executable, "-c", "from benchmarks.measure import sample; sample(lambda: 1 / 0)"]
 

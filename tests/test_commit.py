@@ -5,7 +5,7 @@ import socket
 from typing import Any
 
 import pytest
-from saves import CREATED, NAMING, ONE, RECORD, begin, content, finish, is_whole, manifest, record, save, write
+from saves import CREATED, NAMING, ONE, RECORD, begin, content, finish, hold, is_whole, manifest, record, save, write
 from stores import FaultyStore, MemoryStore
 
 from ckptmgr import commit
@@ -93,7 +93,7 @@ def test_overwrite_keeps_pins(root: Folder) -> None:
 
 def test_overwrite_leaves_files_that_another_step_refers_to(root: Folder) -> None:
     old = save(root, 1)
-    commit.hold(root, ONE, 1, begin(root, 2))
+    hold(root, 1, begin(root, 2))
 
     save(root, 1, overwrite=True)
 

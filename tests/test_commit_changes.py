@@ -3,7 +3,7 @@
 import logging
 
 import pytest
-from saves import NAMING, ONE, RECORD, begin, finish, is_whole, manifest, record, save, write
+from saves import NAMING, ONE, RECORD, begin, finish, hold, is_whole, manifest, record, referred, save, write
 from stores import LossyStore, MemoryStore
 
 from ckptmgr import commit
@@ -49,7 +49,7 @@ def test_delete_leaves_an_empty_record_where_removing_cannot_be_conditional() ->
 
 def test_delete_leaves_files_that_are_held(root: Folder) -> None:
     old = save(root, 1)
-    commit.hold(root, ONE, 1, begin(root, 2))
+    hold(root, 1, begin(root, 2))
 
     assert commit.delete(root, ONE, 1)
     assert root.head(f"{ONE}/a-{old.attempt}/file-0") is not None
@@ -136,14 +136,59 @@ def test_pin_needs_a_name_that_can_be_shown(root: Folder, name: str) -> None:
         commit.pin(root, ONE, 1, name)
 
 
-def test_hold_gives_the_manifest_whose_files_may_be_reused(root: Folder) -> None:
+def test_files_of_a_committed_attempt_can_be_held(root: Folder) -> None:
     old = save(root, 1)
     attempt = begin(root, 2)
 
-    assert commit.hold(root, ONE, 1, attempt) == manifest(root, 1)
-    assert commit.hold(root, ONE, 1, attempt) == manifest(root, 1)
+    assert commit.hold(root, ONE, 1, old.attempt, attempt)
+    assert commit.hold(root, ONE, 1, old.attempt, attempt)
     assert record(root, 1).holds == {Hold(old.attempt, 2, attempt.attempt)}
-    assert commit.hold(root, "step-00000009", 9, attempt) is None
+
+
+def test_files_that_are_held_can_be_held_again_after_their_step_is_gone(root: Folder) -> None:
+    old, first, second = save(root, 1), begin(root, 2), begin(root, 3)
+    commit.hold(root, ONE, 1, old.attempt, first)
+    commit.delete(root, ONE, 1)
+
+    assert commit.hold(root, ONE, 1, old.attempt, second)
+    assert record(root, 1).holds == {Hold(old.attempt, 2, first.attempt), Hold(old.attempt, 3, second.attempt)}
+
+
+def test_files_of_an_attempt_that_is_not_named_or_only_claimed_cannot_be_held(root: Folder) -> None:
+    old, claimed, attempt = save(root, 1), begin(root, 4), begin(root, 2)
+    save(root, 1, overwrite=True)
+
+    assert not commit.hold(root, ONE, 1, old.attempt, attempt)
+    assert not commit.hold(root, claimed.name, 4, claimed.attempt, attempt)
+    assert not commit.hold(root, "step-00000009", 9, old.attempt, attempt)
+
+
+def test_the_last_holder_takes_the_files_with_it(store: MemoryStore) -> None:
+    root = Folder(store)
+    save(root, 1)
+    for step in (2, 3):
+        holder = begin(root, step)
+        hold(root, 1, holder)
+        finish(holder, nfiles=0, reused=tuple(referred(1, manifest(root, 1))))
+    commit.delete(root, ONE, 1)
+
+    commit.delete(root, NAMING.format(2), 2)
+    assert is_whole(root, 3)
+    commit.delete(root, NAMING.format(3), 3)
+    assert store.files == {}
+
+
+def test_an_overwrite_takes_the_holds_of_what_it_replaces_with_it(store: MemoryStore) -> None:
+    root = Folder(store)
+    save(root, 1)
+    holder = begin(root, 2)
+    hold(root, 1, holder)
+    finish(holder, nfiles=0, reused=tuple(referred(1, manifest(root, 1))))
+
+    save(root, 2, overwrite=True)
+
+    assert record(root, 1).holds == frozenset()
+    assert is_whole(root, 1)
 
 
 def test_abandoned_attempt_leaves_nothing() -> None:

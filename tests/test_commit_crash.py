@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from interleaving import check_aftermath, check_files, manifests
-from saves import NAMING, begin, finish, is_whole, save, write
+from saves import NAMING, begin, finish, hold, is_whole, save, write
 from stores import Death, FaultyStore, MemoryStore
 
 from ckptmgr import commit
@@ -20,7 +20,7 @@ Operation = Callable[[Folder], Any]
 
 def incremental_save(root: Folder) -> None:
     attempt = begin(root, 5)
-    commit.hold(root, NAMING.format(2), 2, attempt)
+    hold(root, 2, attempt)
     write(attempt)
     finish(attempt)
 

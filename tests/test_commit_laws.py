@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from interleaving import Actor, Program, Stage, Violation, outcome
-from saves import NAMING, begin, finish, places, save, write
+from saves import NAMING, begin, finish, places, referred, save, write
 from stores import MemoryStore
 
 from ckptmgr import commit, ledger, sweep
@@ -41,9 +41,12 @@ def saving(step: int, nfiles: int = 1, overwrite: bool = False, base: int | None
 
 
 def held(root: Folder, base: int, by: commit.Attempt) -> tuple[FileEntry, ...]:
-    theirs = commit.hold(root, NAMING.format(base), base, by)
-    own = theirs.files if theirs else ()
-    return tuple(FileEntry(f"reused-{each.name}", each.nbytes, each.crc32c, base, theirs.attempt) for each in own if theirs)
+    """What the attempt may refer to of the base's files: each is held in the record of the step that wrote it."""
+    theirs = _manifest(root, base)
+    entries = referred(base, theirs) if theirs else []
+    origins = {entry.origin: entry.origin for entry in entries}
+    are_held = {origin: commit.hold(root, origin.home, origin.step, origin.attempt, by) for origin in origins.values() if origin}
+    return tuple(entry for entry in entries if entry.origin and are_held[entry.origin])
 
 
 def deleting(step: int) -> Cast:
@@ -116,6 +119,18 @@ def second(store: MemoryStore) -> None:
     save(Folder(store), 2)
 
 
+def chained(store: MemoryStore) -> None:
+    """Step 1 is deleted; step 2 and step 3 refer to its file, and step 3 to one of step 2."""
+    root = Folder(store)
+    save(root, 1)
+    for step, base in ((2, 1), (3, 2)):
+        attempt = begin(root, step)
+        entries = held(root, base, attempt)
+        write(attempt)
+        finish(attempt, reused=entries)
+    commit.delete(root, NAMING.format(1), 1)
+
+
 def debris(store: MemoryStore) -> None:
     write(begin(Folder(store), 1))
 
@@ -146,6 +161,10 @@ CASES: dict[str, tuple[list[Cast], Callable[[MemoryStore], None], int]] = {  # w
     "incremental, delete, sweep": ([saving(2, base=1), deleting(1), sweeping()], one, 2),
     "incremental, overwrite, sweep": ([saving(2, base=1), saving(1, 1, True), sweeping()], one, 1),
     "two incremental, delete, sweep": ([saving(2, base=1), saving(2, base=1), deleting(1), sweeping()], one, 1),
+    "on a held step, delete, sweep": ([saving(4, base=3), deleting(3), sweeping(), deleting(2)], chained, 1),
+    "on a held step, collect": ([saving(4, base=3), collecting(), deleting(2)], chained, 1),
+    "on a held step, overwrites": ([saving(4, base=2), saving(2, 1, True, base=2), saving(1), sweeping()], chained, 1),
+    "holders go": ([deleting(2), deleting(3), saving(1, 1, True), sweeping()], chained, 2),
     "three writers": ([saving(1), saving(1), saving(1)], nothing, 2),
     "crowd": (
         [saving(1, 1, True), saving(2, base=1), saving(3), collecting(), pinning(1), deleting(2), sweeping(), reading(1)],

@@ -40,6 +40,9 @@ def test_protocol_holds_in_every_interleaving(name: str) -> None:
         ("files-first", "collect, delete of the newest", "I1"),
         ("pins-beside", "collect, pin", "I3"),
         ("no-hold", "incremental, delete, sweep", "I1"),
+        ("hold-of-the-dead", "incremental, overwrite, sweep", "I1"),
+        ("release-first", "two holders, two deletes, sweep", "I1"),
+        ("release-all", "two holders, two deletes, sweep", "I1"),
         ("sequence-from-memory", "save below the newest, collect", "I8"),
     ],
 )

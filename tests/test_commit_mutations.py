@@ -11,8 +11,8 @@ from ckptmgr import commit, ledger, sweep
 from ckptmgr.commit import Attempt
 from ckptmgr.errors import SaveError, StepExistsError
 from ckptmgr.ledger import Found, Unreadable, change, look
-from ckptmgr.manifest import MANIFEST, Manifest
-from ckptmgr.record import Claim, Record, encode
+from ckptmgr.manifest import MANIFEST
+from ckptmgr.record import Claim, Hold, Record, encode
 from ckptmgr.storage import Answer, Folder
 
 __all__ = ["restless"]  # a fixture
@@ -81,11 +81,29 @@ def held_files_too(patch: Patch) -> None:
 
 
 def no_hold(patch: Patch) -> None:
-    def hold(root: Folder, name: str, step: int, by: Attempt) -> Manifest | None:
-        found = ledger.read_record(root, name, step)
-        return found.record.manifest if found else None
+    patch.setattr(commit, "hold", lambda root, name, step, attempt, by: True)
+
+
+def hold_of_the_dead(patch: Patch) -> None:
+    def hold(root: Folder, name: str, step: int, attempt: str, by: Attempt) -> bool:
+        found = look(root, name, step)
+        if not isinstance(found, Found):
+            return False
+        holds = found.record.holds | {Hold(attempt, by.step, by.attempt)}
+        return commit.change(root.folder(name), found, found.record.renewed(holds=holds)) is Answer.OK
 
     patch.setattr(commit, "hold", hold)
+
+
+def release_first(patch: Patch) -> None:
+    drop = commit.drop
+
+    def dropped(root: Folder, found: Found) -> Answer:
+        assert found.record.manifest is not None
+        commit.release(root, found.record.manifest)
+        return drop(root, found)
+
+    patch.setattr(commit, "drop", dropped)
 
 
 def sequence_from_memory(patch: Patch) -> None:
@@ -131,6 +149,8 @@ def retention_decides_anew(patch: Patch) -> None:
         (files_first, "collect, pin", "I1"),
         (held_files_too, "incremental, delete, sweep", "I1"),
         (no_hold, "incremental, delete, sweep", "I1"),
+        (hold_of_the_dead, "incremental, overwrite, sweep", "I1"),
+        (release_first, "holders go", "I1"),
         (sequence_from_memory, "save below the newest, collect", "I8"),
         (sweep_reads_first, "overwrite, reader, sweep", "I1"),
         (unclaimed, "overwrite, delete, writer", "I"),

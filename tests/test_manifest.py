@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptmgr.fields import parse, plain_json
-from ckptmgr.manifest import FileEntry, Manifest, folder_name, is_plain, new_attempt, parse_attempt, this_writer
+from ckptmgr.manifest import FileEntry, Manifest, Origin, folder_name, is_plain, new_attempt, parse_attempt, this_writer
 
 MANIFEST = Manifest(
     step=1000,
@@ -75,12 +75,20 @@ def test_fields_of_a_later_version_are_kept() -> None:
 
 
 def test_reused_file_says_whose_it_is() -> None:
-    entry = FileEntry("model.safetensors", 1, 2, step=900, attempt="a" * 16)
+    entry = FileEntry("model.safetensors", 1, 2, Origin(900, "a" * 16, f"900/a-{'a' * 16}/other"))
     manifest = Manifest(1, "0" * 16, 1, "r", datetime.now(UTC), "b", 1, (entry,))
 
     assert FileEntry.from_json(entry.to_json()) == entry
     assert manifest.refers_to("a" * 16)
     assert not manifest.refers_to("0" * 16)
+
+
+@pytest.mark.parametrize("path", ["", "../a-{0}/f", "s/a-{0}", "s/a-{0}/..", "s/a-{0}/b/f", "s/a-" + "b" * 16 + "/f", "/a-{0}/f"])
+def test_reused_file_lies_in_a_folder_of_its_attempt(path: str) -> None:
+    value = {"name": "f", "nbytes": 1, "crc32c": "00000001", "step": 9, "attempt": "a" * 16, "path": path.format("a" * 16)}
+
+    with pytest.raises(ValueError, match="path"):
+        FileEntry.from_json(value)
 
 
 def test_step_info_has_what_the_manifest_says() -> None:

@@ -16,7 +16,7 @@ import pytest
 from disks import put, read
 from syscalls import exit_code, in_child, start_child
 
-from ckptmgr.storage import Answer, PosixStore, newfile, posix
+from ckptmgr.storage import Answer, PosixStore, lock, newfile
 
 OK, NO = Answer.OK, Answer.NO
 
@@ -186,7 +186,7 @@ def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    monkeypatch.setattr(posix, "_warned_roots", {})
+    monkeypatch.setattr(lock, "_warned_roots", {})
 
 
 @pytest.mark.usefixtures("no_locks")

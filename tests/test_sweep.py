@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from saves import NAMING, ONE, RECORD, begin, entries, finish, is_whole, record, save, write
+from saves import NAMING, ONE, RECORD, begin, finish, hold, is_whole, manifest, record, referred, save, write
 from stores import FaultyStore, LossyStore, MemoryStore, WrappedStore
 
 from ckptmgr import commit
 from ckptmgr.errors import CorruptCheckpointError, SaveError
-from ckptmgr.manifest import FileEntry
 from ckptmgr.record import Record, encode
 from ckptmgr.storage import Answer, Folder, PosixStore, Upload
 from ckptmgr.sweep import Swept, sweep
@@ -225,7 +224,7 @@ def test_runs_below_a_prefix_are_swept_alone(store: MemoryStore) -> None:
 
 def test_hold_of_a_save_in_progress_counts(store: MemoryStore, root: Folder) -> None:
     old, holder = save(root, 1), begin(root, 2)
-    commit.hold(root, ONE, 1, holder)
+    hold(root, 1, holder)
     commit.delete(root, ONE, 1)
 
     assert swept(store) == Swept()
@@ -233,21 +232,21 @@ def test_hold_of_a_save_in_progress_counts(store: MemoryStore, root: Folder) -> 
 
 
 def test_hold_counts_as_long_as_the_manifest_of_its_holder_refers_to_the_files(store: MemoryStore, root: Folder) -> None:
-    held, holder = save(root, 1), begin(root, 2)
-    commit.hold(root, ONE, 1, holder)
-    finish(holder, nfiles=0, reused=reused(held.attempt, step=1))
+    save(root, 1)
+    holder = begin(root, 2)
+    hold(root, 1, holder)
+    finish(holder, nfiles=0, reused=tuple(referred(1, manifest(root, 1))))
     commit.delete(root, ONE, 1)
 
     assert swept(store, grace_s=0) == Swept()
     assert is_whole(root, 2)
     commit.delete(root, TWO, 2)
-    assert swept(store, grace_s=0).files == 1
     assert store.files == {}
 
 
 def test_hold_of_a_holder_that_took_nothing_falls(store: MemoryStore, root: Folder) -> None:
     held, holder = save(root, 1), begin(root, 2)
-    commit.hold(root, ONE, 1, holder)
+    hold(root, 1, holder)
     finish(holder, nfiles=0)
 
     swept(store, grace_s=0)
@@ -258,7 +257,7 @@ def test_hold_of_a_holder_that_took_nothing_falls(store: MemoryStore, root: Fold
 
 def test_hold_of_a_dead_save_falls_one_sweep_after_its_claim(store: MemoryStore, root: Folder) -> None:
     save(root, 1)
-    commit.hold(root, ONE, 1, begin(root, 2))
+    hold(root, 1, begin(root, 2))
 
     swept(store, grace_s=0)
     assert len(record(root, 1).holds) == 1
@@ -268,7 +267,7 @@ def test_hold_of_a_dead_save_falls_one_sweep_after_its_claim(store: MemoryStore,
 
 def test_hold_counts_if_its_holder_cannot_be_read(store: MemoryStore, root: Folder) -> None:
     save(root, 1)
-    commit.hold(root, ONE, 1, begin(root, 2))
+    hold(root, 1, begin(root, 2))
     store.files[f"{TWO}/manifest.json"] = b"{}", 0.0
 
     swept(store, grace_s=0)
@@ -281,7 +280,7 @@ def test_holder_that_began_during_the_sweep_is_found(store: MemoryStore, root: F
         def operate(self, name: str, call: Callable[[], Any]) -> Any:
             if name == "read":
                 self.operate = lambda name, call: call()  # type: ignore[method-assign]
-                commit.hold(root, ONE, 1, begin(root, 2))
+                hold(root, 1, begin(root, 2))
             return call()
 
     save(root, 1)
@@ -335,9 +334,3 @@ def test_answer_of_the_store_decides_and_not_the_wish(store: MemoryStore, root: 
 
     assert swept(Refusing(store), grace_s=0) == Swept()
     assert store.files == before
-
-
-def reused(attempt: str, step: int) -> tuple[FileEntry, ...]:
-    return tuple(
-        FileEntry(f"reused-{entry.name}", entry.nbytes, entry.crc32c, step=step, attempt=attempt) for entry in entries(attempt)
-    )

@@ -1,7 +1,8 @@
 """Where every byte of a new checkpoint lies: data files of tensors back to back, and the index as a late piece.
 
 TensorFlow reads by offset only, so tensors of one file lie by item size, largest first: every one is aligned without a
-hole. String tensors, the object graph and what ckptmgr carries are literal bytes behind them in the first file.
+hole. String tensors, the object graph and what ckptmgr carries are literal bytes behind them in the smallest file: they change
+from step to step, and must not keep a large file from being shared by several.
 
 Source: TensorFlow's tensor_bundle.cc; trackable_object_graph.proto.
 """
@@ -183,6 +184,8 @@ def _files(
     tied: dict[str, list[str]] = {}
     for alias, name in aliases.items():
         tied.setdefault(keys[name], []).append(keys[alias])
+    sizes = [sum(part.nbytes for part in parts if not part.spec.is_string) for parts in packed]
+    smallest = sizes.index(min(sizes))
     stored: list[Stored] = []
     files: list[FileLayout] = []
     for shard, parts in enumerate(packed):
@@ -193,7 +196,7 @@ def _files(
             shape = part.spec.shape if part.box is None else part.box.shape
             stored.append(Stored(keys[part.name], CODES[part.spec.dtype], shape, shard, offset, part.nbytes, piece, None, part))
             offset += part.nbytes
-        for key, (dtype, shape, data, crc) in literals.items() if shard == 0 else ():
+        for key, (dtype, shape, data, crc) in literals.items() if shard == smallest else ():
             stored.append(Stored(key, dtype, shape, shard, offset, len(data), len(pieces), crc, None))
             pieces.append(data)
             offset += len(data)

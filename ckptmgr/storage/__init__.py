@@ -6,6 +6,7 @@ from typing import Any
 
 from fsspec.core import split_protocol, strip_protocol
 
+from ckptmgr.storage.elsewhere import FolderOfFiles
 from ckptmgr.storage.posix import PosixStore
 from ckptmgr.storage.staging import staging
 from ckptmgr.storage.store import (
@@ -13,6 +14,7 @@ from ckptmgr.storage.store import (
     Buffer,
     Folder,
     Head,
+    LinkingStore,
     Listing,
     LocalStore,
     RereadingStore,
@@ -28,7 +30,9 @@ __all__ = [
     "Answer",
     "Buffer",
     "Folder",
+    "FolderOfFiles",
     "Head",
+    "LinkingStore",
     "Listing",
     "LocalStore",
     "PosixStore",

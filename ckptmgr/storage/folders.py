@@ -62,9 +62,9 @@ class Root:
         return os.path.join(self.path, *names)
 
     @contextmanager
-    def folder(self, names: Sequence[str], *, durable: bool = False) -> Iterator[int]:
+    def folder(self, names: Sequence[str], *, make: bool = False, durable: bool = False) -> Iterator[int]:
         """A descriptor of a folder; see `open`."""
-        fd = self.open(names, durable=durable)
+        fd = self.open(names, make=make, durable=durable)
         try:
             yield fd
         finally:

@@ -8,12 +8,14 @@ import fcntl
 import os
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from ckptmgr.storage.folders import naming
 
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+_warned_roots: dict[str, object] = {}
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.001, 0.05
 
 
@@ -41,6 +43,16 @@ def exclusive(path: str, timeout_s: float) -> Iterator[bool]:
                 return
         finally:
             _close(fd)
+
+
+def warn_weak(root: str) -> None:
+    """Warns, once for each root, that its file system has no locks."""
+    mark = object()
+    if _warned_roots.setdefault(root, mark) is mark:
+        warnings.warn(
+            f"the file system of {root!r} has no locks: let only one process at a time save, delete or sweep there",
+            stacklevel=2,
+        )
 
 
 def _lock(fd: int, path: str, deadline: float) -> bool:

@@ -23,7 +23,6 @@ import logging
 import os
 import stat
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
@@ -32,22 +31,23 @@ import numpy as np
 
 from ckptmgr.storage import mapping, vectored
 from ckptmgr.storage.folders import ABSENT, Root, names_of, names_of_prefix, naming, sync
-from ckptmgr.storage.lock import exclusive
+from ckptmgr.storage.lock import exclusive, warn_weak
 from ckptmgr.storage.newfile import TEMPORARY, new_file
 from ckptmgr.storage.rereading import Reread, reread
+from ckptmgr.storage.scanning import LOCK, head_of, scan
 from ckptmgr.storage.store import Answer, Buffer, Head, Listing, Sight, Stored, Upload, Version
 from ckptmgr.storage.writeback import WAYS, Way
 
 logger = logging.getLogger(__name__)
 
-_LOCK = ".ckptmgr.lock"
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe put there by somebody must not block
 _SMALL_NBYTES = 256 << 20  # `read` is for records; a sparse file of a terabyte must not become memory
 # Answers that prove that a name was not changed.
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMLINK, errno.EEXIST}
 _REFUSED |= {errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EXDEV, errno.EBUSY, errno.ENOMEM}
-
-_warned_roots: dict[str, object] = {}
+# Answers that leave it to the caller to write the file anew.
+_NOT_LINKED = ABSENT | {errno.EPERM, errno.EACCES, errno.EXDEV, errno.EMLINK, errno.EEXIST}
+_NOT_LINKED |= {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 class PosixStore:
@@ -125,6 +125,23 @@ class PosixStore:
         for above in {above for above, _, _ in moves}:
             with naming(self._root.location(above)), self._root.folder(above) as folder:
                 sync(folder)
+
+    def link(self, source: str, key: str) -> bool:
+        """See `LinkingStore.link`."""
+        *source_above, source_name = _names(source)
+        *above, name = _names(key)
+        try:
+            with self._root.folder(source_above) as origin, self._root.folder(above, make=True) as folder:
+                if not stat.S_ISREG(os.stat(source_name, dir_fd=origin, follow_symlinks=False).st_mode):
+                    return False
+                os.link(source_name, name, src_dir_fd=origin, dst_dir_fd=folder, follow_symlinks=False)
+                with naming(self.location(key)):
+                    sync(folder)
+        except OSError as error:
+            if error.errno in _NOT_LINKED:
+                return False
+            raise
+        return True
 
     def create(self, key: str, data: bytes) -> Answer:
         """See `Store.create`.
@@ -231,11 +248,11 @@ class PosixStore:
             if error.errno in ABSENT:
                 return None
             raise
-        return _head(status) if stat.S_ISREG(status.st_mode) else None
+        return head_of(status) if stat.S_ISREG(status.st_mode) else None
 
     def list(self, prefix: str) -> Listing:
         """See `Store.list`. Sorted; names that are not UTF-8 come as Python gives them (surrogate escapes)."""
-        files, folders, _ = self._scan(prefix)
+        files, folders, _ = scan(self._root, prefix, follow_links=self.follow_links)
         return Listing(files, tuple(folders))
 
     def delete(self, keys: Iterable[str]) -> None:
@@ -254,7 +271,7 @@ class PosixStore:
         pending = [prefix]
         while pending:
             folder = pending.pop()
-            _, below, temporary = self._scan(folder)
+            _, below, temporary = scan(self._root, folder, follow_links=self.follow_links)
             found += [Upload(folder + name, name, head.modified) for name, head in temporary.items()]
             pending += [f"{folder}{name}/" for name in below]
         return found
@@ -269,7 +286,7 @@ class PosixStore:
     def now(self) -> float:
         """See `Store.now`: the file server's clock, or this machine's where nothing of ours may be touched."""
         try:
-            fd = os.open(self.location(_LOCK), os.O_WRONLY | os.O_NOFOLLOW)
+            fd = os.open(self.location(LOCK), os.O_WRONLY | os.O_NOFOLLOW)
         except OSError:
             return time.time()
         try:
@@ -286,10 +303,10 @@ class PosixStore:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with exclusive(self.location(_LOCK), self.lock_timeout_s) as is_real:
+        with exclusive(self.location(LOCK), self.lock_timeout_s) as is_real:
             if not is_real:
                 self.is_weak = True
-                _warn_weak(self._root.path)
+                warn_weak(self._root.path)
             yield
 
     def _read(self, key: str) -> tuple[bytes, Version] | None:
@@ -322,32 +339,6 @@ class PosixStore:
                 raise
         raise FileNotFoundError(errno.ENOENT, "no regular file (links are not followed)", path)
 
-    def _scan(self, prefix: str) -> tuple[dict[str, Head], Sequence[str], dict[str, Head]]:
-        """Files, folders and temporary files directly below a prefix, each in the order of names."""
-        files: dict[str, Head] = {}
-        temporary: dict[str, Head] = {}
-        folders = []
-        names = names_of_prefix(prefix)
-        try:
-            with naming(self.location(prefix)), self._root.folder(names) as folder, os.scandir(folder) as entries:
-                for entry in sorted(entries, key=lambda entry: entry.name):
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.name)
-                    elif self._is_file(entry) and entry.name != _LOCK:
-                        kind = temporary if TEMPORARY.fullmatch(entry.name) else files
-                        with suppress(FileNotFoundError):  # deleted since the folder was read
-                            kind[entry.name] = _head(entry.stat(follow_symlinks=self.follow_links))
-        except OSError as error:
-            if error.errno not in ABSENT:
-                raise
-        return files, folders, temporary
-
-    def _is_file(self, entry: os.DirEntry[str]) -> bool:
-        try:
-            return entry.is_file(follow_symlinks=self.follow_links)
-        except OSError:  # a link that leads nowhere, or to itself
-            return False
-
     def _unlink(self, above: Sequence[str], names: Sequence[str]) -> None:
         """Deletes regular files of one folder, and then the folders that are empty."""
         try:
@@ -362,7 +353,7 @@ class PosixStore:
 
 def _names(key: str) -> list[str]:
     names = names_of(key)
-    if names[-1] == _LOCK or TEMPORARY.fullmatch(names[-1]):
+    if names[-1] == LOCK or TEMPORARY.fullmatch(names[-1]):
         raise ValueError(f"{key!r} ends in a name that the store keeps for itself")
     return names
 
@@ -374,10 +365,6 @@ def _move(upload: Upload, key: str) -> tuple[tuple[str, ...], str, str]:
     if beside != above or not TEMPORARY.fullmatch(temporary):
         raise ValueError(f"{upload.key!r} is no unfinished file of ours beside {key!r}")
     return tuple(above), temporary, name
-
-
-def _head(status: os.stat_result) -> Head:
-    return Head(status.st_size, status.st_ctime)
 
 
 def _unlink_file(folder: int, name: str, path: str) -> None:
@@ -400,12 +387,3 @@ def _change(path: str, folder: int, change: Callable[[], None]) -> Answer:
         logger.warning("it is not known whether a change was made: %s", error)
         return Answer.LOST
     return Answer.OK
-
-
-def _warn_weak(root: str) -> None:
-    mark = object()
-    if _warned_roots.setdefault(root, mark) is mark:
-        warnings.warn(
-            f"the file system of {root!r} has no locks: let only one process at a time save, delete or sweep there",
-            stacklevel=2,
-        )

@@ -184,6 +184,20 @@ class LocalStore(Store, Protocol):
         """
 
 
+@runtime_checkable
+class LinkingStore(Store, Protocol):
+    """A store that can give a file another name beside the one it has. Not all can: object stores do not."""
+
+    def link(self, source: str, key: str) -> bool:
+        """Lets the file under ``source`` appear under ``key`` too, which is free; either may be deleted without the other.
+
+        Whether it was done: a file that is gone or has too many names, and a place without such names, are no errors.
+
+        Raises:
+            OSError: from the store.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Folder:
     """A prefix in a store (``""`` or ending in ``/``): the same calls, with names relative to it."""
@@ -195,9 +209,13 @@ class Folder:
         """The folder ``name`` in this one; it need not exist."""
         return Folder(self.store, f"{self.prefix}{name}/")
 
+    def key(self, name: str) -> str:
+        """The store's key of a file in this folder."""
+        return self.prefix + name
+
     def put(self, name: str, windows: Iterable[Sequence[Buffer]], nbytes: int) -> Stored:
         """See `Store.put`."""
-        return self.store.put(self.prefix + name, windows, nbytes)
+        return self.store.put(self.key(name), windows, nbytes)
 
     def write(self, name: str, data: bytes) -> Stored:
         """Keeps a small file of these bytes; see `Store.put`."""
@@ -205,37 +223,37 @@ class Folder:
 
     def create(self, name: str, data: bytes) -> Answer:
         """See `Store.create`."""
-        return self.store.create(self.prefix + name, data)
+        return self.store.create(self.key(name), data)
 
     def replace(self, name: str, data: bytes, version: Version) -> Answer:
         """See `Store.replace`."""
-        return self.store.replace(self.prefix + name, data, version)
+        return self.store.replace(self.key(name), data, version)
 
     def remove(self, name: str, version: Version) -> Answer:
         """See `Store.remove`."""
-        return self.store.remove(self.prefix + name, version)
+        return self.store.remove(self.key(name), version)
 
     def read(self, name: str) -> tuple[bytes, Version] | None:
         """See `Store.read`."""
-        return self.store.read(self.prefix + name)
+        return self.store.read(self.key(name))
 
     def read_into(self, name: str, offset: int, buffers: Sequence[Buffer]) -> None:
         """See `Store.read_into`."""
-        self.store.read_into(self.prefix + name, offset, buffers)
+        self.store.read_into(self.key(name), offset, buffers)
 
     def read_range(self, name: str, offset: int, nbytes: int) -> bytes:
         """``nbytes`` bytes of a file from ``offset`` on, as new bytes; see `Store.read_into`."""
         data = bytearray(nbytes)
-        self.store.read_into(self.prefix + name, offset, [data])
+        self.store.read_into(self.key(name), offset, [data])
         return bytes(data)
 
     def file(self, name: str) -> BinaryIO:
         """See `Store.file`."""
-        return self.store.file(self.prefix + name)
+        return self.store.file(self.key(name))
 
     def head(self, name: str) -> Head | None:
         """See `Store.head`."""
-        return self.store.head(self.prefix + name)
+        return self.store.head(self.key(name))
 
     def list(self) -> Listing:
         """See `Store.list`."""
@@ -243,7 +261,7 @@ class Folder:
 
     def delete(self, names: Iterable[str]) -> None:
         """See `Store.delete`."""
-        self.store.delete([self.prefix + name for name in names])
+        self.store.delete([self.key(name) for name in names])
 
     def uploads(self) -> Sequence[Upload]:
         """See `Store.uploads`; keys are the store's."""
@@ -251,4 +269,4 @@ class Folder:
 
     def location(self, name: str = "") -> str:
         """See `Store.location`."""
-        return self.store.location((self.prefix + name).rstrip("/"))
+        return self.store.location(self.key(name).rstrip("/"))

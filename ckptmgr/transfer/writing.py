@@ -52,8 +52,17 @@ class Written:
     stats: Stats
 
 
-def write(folder: Folder, layout: Layout, source: TensorSource, *, progress: Progress | None = None) -> Written:
+def write(
+    folder: Folder,
+    layout: Layout,
+    source: TensorSource,
+    *,
+    progress: Progress | None = None,
+    known: Mapping[str, tuple[WrittenFile, Digests]] | None = None,
+) -> Written:
     """Writes the layout's files into the folder, in order, with the source's tensors in their places.
+
+    ``known`` files are there already: they are passed over, with these checksums of the whole and of the pieces.
 
     Each file is durable before the next is begun. If this raises, the file it was at does not appear; those before it
     stay. The source is asked for slices of at most one window at a time. ``progress`` is called in this thread.
@@ -69,9 +78,14 @@ def write(folder: Folder, layout: Layout, source: TensorSource, *, progress: Pro
     files: dict[str, WrittenFile] = {}
     digests: dict[str, Digests] = {}
     sizes = [file.nbytes for file in layout.files]
-    tally = Tally(progress, sum(filter(None, sizes)), "stage", "checksum")
+    known = known or {}
+    total = sum(size or 0 for file, size in zip(layout.files, sizes, strict=True) if file.name not in known)
+    tally = Tally(progress, total, "stage", "checksum")
     with Lane(LANE_DEPTH) as lane:
         for planned, size in zip(layout.files, sizes, strict=True):
+            if planned.name in known:
+                files[planned.name], digests[planned.name] = known[planned.name]
+                continue
             file, nbytes = _sized(planned, size, digests)
             tally.total += nbytes if size is None else 0
             sums = _Sums(len(file.pieces), layout.digests, lane)
