@@ -144,8 +144,8 @@ class CheckpointManager:
             step, state, metrics or {}, metadata or {}, assets or {}, overwrite, self.backend, STEM, self.max_file_nbytes
         )
 
-    def complete(self, prepared: Prepared) -> StepInfo:
-        """The second half of `save`: writes what was prepared, commits it, applies retention. To be called once."""
+    def complete(self, prepared: Prepared, *, on_written: Callable[[], object] = lambda: None) -> StepInfo:
+        """The second half of `save`, once: writes what was prepared, calls ``on_written``, commits, applies retention."""
         step = prepared.step
         name = self._steps.name_of(step) or self.naming.format(step, prepared.metadata)
         if not prepared.overwrite:
@@ -169,6 +169,7 @@ class CheckpointManager:
 
         with attempt.undone_if_it_fails():
             entries = saving.write_step(attempt.folder, prepared.plan, prepared.assets, progress=self.progress)
+            on_written()
             info = attempt.commit(self.naming, manifest, before_delete=lambda old: self._hints.replaced(name, old))
         self._collect_after(f"step {step} is committed")
         return info
