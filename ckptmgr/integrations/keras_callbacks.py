@@ -11,9 +11,11 @@ from typing import Any, Literal
 import numpy as np
 
 from ckptmgr import arrays
+from ckptmgr.background import BackgroundSaver
 from ckptmgr.integrations import keras_models, keras_state
 from ckptmgr.integrations.keras_naming import unique
 from ckptmgr.manager import CheckpointManager
+from ckptmgr.pending import PendingSave
 from ckptmgr.step import JSON
 
 Mode = Literal["auto", "min", "max"]
@@ -68,7 +70,7 @@ class CheckpointCallback(Hooks):
     the metrics of the run's steps, so that a restart does not forget it, and that a monitored metric that is missing is an error.
 
     Args:
-        manager: saves the steps, and applies its retention after each.
+        manager: saves the steps, and applies its retention after each; or a `BackgroundSaver`, for which `fit` waits at its end.
         save_freq: ``"epoch"``, or after how many batches to save. Batches are counted over all epochs and restarts, so that
             20 means the steps 20, 40, ...; with ``steps_per_execution`` the first possible one after that.
         monitor: the metric that says which model is the best, as `fit` logs it.
@@ -89,7 +91,7 @@ class CheckpointCallback(Hooks):
 
     def __init__(
         self,
-        manager: CheckpointManager,
+        manager: CheckpointManager | BackgroundSaver,
         *,
         save_freq: Frequency = "epoch",
         monitor: str = "val_loss",
@@ -104,7 +106,8 @@ class CheckpointCallback(Hooks):
             raise ValueError(f"save_freq must be 'epoch' or a number of batches, not {save_freq!r}")
         if mode not in ("auto", "min", "max"):
             raise ValueError(f"mode must be 'auto', 'min' or 'max', not {mode!r}")
-        self.manager = manager
+        self._saver = manager
+        self.manager = manager.manager if isinstance(manager, BackgroundSaver) else manager
         self.save_freq = save_freq
         self.monitor, self.mode = monitor, mode
         self.save_best_only, self.save_weights_only = save_best_only, save_weights_only
@@ -143,6 +146,11 @@ class CheckpointCallback(Hooks):
         if self.save_freq == "epoch":
             self._save(epoch + 1, 0, logs or {})
 
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Waits for what is saved in the background; tells a failure."""
+        if isinstance(self._saver, BackgroundSaver):
+            self._saver.wait()
+
     def _save(self, epoch: int, batch: int, logs: Mapping[str, Any]) -> None:
         numbers = scalars(logs)
         if self.save_best_only and not self._is_best(numbers):
@@ -157,10 +165,13 @@ class CheckpointCallback(Hooks):
             state |= self._position(epoch, batch, numbers)
             facts["holds"] = "fit"
         metadata: dict[str, JSON] = {"epoch": epoch, "batch": batch, keras_state.FACTS: facts}
-        info = self.manager.save(self._step, state, metrics=numbers, metadata=metadata, assets=assets, overwrite=True)
+        saved = self._saver.save(self._step, state, metrics=numbers, metadata=metadata, assets=assets, overwrite=True)
+        if isinstance(saved, PendingSave) and saved.skipped:
+            self._say(f"step {saved.step} is not saved, for an earlier one still is")
+            return
         if self.save_best_only:
             self.best = numbers[self.monitor]
-        self._say(f"saved step {info.step} to {info.path}")
+        self._say(f"saving step {saved.step}" if isinstance(saved, PendingSave) else f"saved step {saved.step} to {saved.path}")
 
     def _described(self) -> tuple[dict[str, bytes], dict[str, JSON]]:
         return keras_models.described(self.model)
