@@ -38,11 +38,11 @@ class TorchAdapter(Adapter):
         return _torch_spec(leaf.dtype, leaf.shape)
 
     def host(self, leaf: Any) -> Array:
-        leaf = leaf.detach().resolve_conj().resolve_neg().cpu()
         bits = _torch_bits(leaf.dtype)
         if bits is None:
-            array: Array = leaf.numpy()
+            array: Array = leaf.numpy(force=True)  # all of the line below, in half the time
             return array
+        leaf = leaf.detach().resolve_conj().resolve_neg().cpu()
         spec = _torch_spec(leaf.dtype, leaf.shape)
         if spec.is_packed:
             return PackedArray.wrap(leaf.contiguous().view(bits).numpy(), spec)
@@ -53,9 +53,10 @@ class TorchAdapter(Adapter):
         return self.host(leaf.detach()[box.slices])
 
     def stage(self, leaf: Any, out: Array) -> Callable[[], object] | None:
-        if leaf.device.type != "cuda":
-            return super().stage(leaf, out)
-        return cuda.copy(leaf.detach(), self.make("torch", out), out if out.base is None else out.base)
+        if leaf.is_cuda:
+            return cuda.copy(leaf.detach(), self.make("torch", out), out if out.base is None else out.base)
+        out[...] = self.host(leaf)
+        return None
 
     def destination(self, leaf: Any) -> Array | None:
         if leaf.device.type != "cpu" or not leaf.is_contiguous() or leaf.is_conj() or leaf.is_neg():
