@@ -176,6 +176,13 @@ def test_memory_is_that_of_one_copy_or_of_two_when_one_may_wait(held: HeldManage
     assert [ref() for ref in made] == [None, None]
 
 
+def test_what_is_saved_is_let_go_of(held: HeldManager) -> None:
+    held.go.set()
+    with BackgroundSaver(held) as saver:
+        saver.save(1, {"w": np.ones(3)}).result()
+        assert not [found for found in gc.get_objects() if isinstance(found, snapshot.Snapshot)]
+
+
 def test_callbacks_are_called_once_with_the_save(held: HeldManager, caplog: pytest.LogCaptureFixture) -> None:
     seen: list[tuple[str, PendingSave]] = []
     with BackgroundSaver(held) as saver:
