@@ -7,6 +7,7 @@
     manager.save(step, state, metrics={"val_loss": 0.31})
 """
 
+from ckptmgr.background import BackgroundSaver
 from ckptmgr.box import Box
 from ckptmgr.checkpoint import Checkpoint, Restored
 from ckptmgr.errors import (
@@ -30,6 +31,7 @@ from ckptmgr.group import Group, Solo
 from ckptmgr.manager import CheckpointManager, VerifyReport
 from ckptmgr.matching import Mismatch, RestoreReport
 from ckptmgr.naming import StepNaming
+from ckptmgr.pending import PendingSave, SaveStats
 from ckptmgr.retention import (
     KeepAll,
     KeepBest,
@@ -50,6 +52,7 @@ from ckptmgr.transfer import Problem
 
 __all__ = [
     "BackendNotFoundError",
+    "BackgroundSaver",
     "Box",
     "Checkpoint",
     "CheckpointError",
@@ -68,12 +71,14 @@ __all__ = [
     "Mismatch",
     "MissingDependencyError",
     "PackedArray",
+    "PendingSave",
     "Plan",
     "Problem",
     "RestoreReport",
     "Restored",
     "Retention",
     "SaveError",
+    "SaveStats",
     "Skipped",
     "Solo",
     "StateMismatchError",

@@ -1,6 +1,6 @@
 """What every framework's array leaves can be asked, and the answers of those that live in host memory."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -38,6 +38,18 @@ class Adapter:
     def part(self, leaf: Any, box: Box) -> Array:
         """A slice of the leaf's values in host memory."""
         return view(self.host(leaf), box)
+
+    def frozen(self, leaf: Any) -> Array | None:
+        """The leaf's values in host memory, if nothing can change them any more; else None."""
+        return None
+
+    def stage(self, leaf: Any, out: Array) -> Callable[[], object] | None:
+        """Copies the leaf's values into ``out``, a native C-contiguous array of its spec.
+
+        What this gives must be called before ``out`` is read. What is done to the leaf after this comes after the copy.
+        """
+        out[...] = self.host(leaf)
+        return None
 
     def destination(self, leaf: Any) -> Array | None:
         """The leaf's own memory as a writable, C-contiguous, native array, or None if there is no such view."""

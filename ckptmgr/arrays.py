@@ -5,7 +5,7 @@ anew in the same place. Frameworks are recognized by the type of a leaf and neve
 """
 
 import sys
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,12 @@ class _KerasAdapter(Adapter):
 
     def part(self, leaf: Any, box: Box) -> Array:
         return _adapter(leaf.value).part(leaf.value, box)
+
+    def frozen(self, leaf: Any) -> Array | None:
+        return _adapter(leaf.value).frozen(leaf.value)
+
+    def stage(self, leaf: Any, out: Array) -> Callable[[], object] | None:
+        return _adapter(leaf.value).stage(leaf.value, out)
 
     def destination(self, leaf: Any) -> Array | None:
         return _adapter(leaf.value).destination(leaf.value)
@@ -119,6 +125,24 @@ def host_array(leaf: Any, box: Box | None = None) -> Array:
     found = _adapter(leaf)
     array = found.host(leaf) if box is None else found.part(leaf, box)
     return to_strings(array) if array.dtype.kind in "SUOT" else array
+
+
+def frozen(leaf: Any) -> Array | None:
+    """The leaf's values in host memory, if nothing can change them any more; None if the leaf can be changed.
+
+    The arrays of jax and eager tensors of TensorFlow cannot; on the CPU they are not copied. While their values are held, jax
+    does not take over the memory of an array that is donated: it takes new memory.
+    """
+    return _adapter(leaf).frozen(leaf)
+
+
+def stage(leaf: Any, out: Array) -> Callable[[], object] | None:
+    """Copies the leaf's values into ``out``, a native C-contiguous array of its spec (of bytes, if it is packed).
+
+    If this gives something to call, the copy may still be going on: call it before ``out`` is read. The leaf may be changed at
+    once all the same, for the device orders that after the copy.
+    """
+    return _adapter(leaf).stage(leaf, out)
 
 
 def destination(leaf: Any) -> Array | None:

@@ -53,7 +53,7 @@ class CheckpointManager:
         verify: what restores check: ``"full"`` (every byte that is read), ``"fast"`` (sizes and structure), ``"off"``.
         run: id of the training run, written into each manifest. By default that of the step last restored, else a new one.
         progress: called as ``progress(bytes_done, bytes_total)`` while bytes move.
-        incremental: True, or globs on names; files that equal those of the step before are not written again (`incremental`).
+        incremental: True, or globs on names: files that equal those of the step before are not written again.
 
     Any number of managers, threads and processes may use one run at a time.
 
@@ -116,9 +116,8 @@ class CheckpointManager:
 
         If it raises, the step is as it was before (with ``overwrite``, the old one is still whole); only
         `CommitUnknownError` leaves open which. Retention runs after the commit: an error there is raised with a note that
-        the step is committed. ``metrics`` are numbers; NaN is allowed and never best. ``metadata`` is plain JSON.
-        ``assets`` are files to lie beside the state: bytes, or the path of a local file. ``overwrite`` leaves the files of
-        another tool's step where they are.
+        the step is committed. ``metrics`` are numbers; NaN is never best. ``metadata`` is plain JSON. ``assets`` are files to
+        lie beside the state: bytes, or paths of local files. ``overwrite`` leaves files of another tool's step where they are.
 
         Raises:
             StepExistsError: the step is there, ours or another tool's, and ``overwrite`` is not set; nothing was written.
@@ -147,8 +146,8 @@ class CheckpointManager:
         given = (metrics or {}, metadata or {}, assets or {}, overwrite)
         return saving.prepare(step, state, *given, self.backend, STEM, self.max_file_nbytes, self._incremental.groups)
 
-    def complete(self, prepared: Prepared) -> StepInfo:
-        """The second half of `save`: writes what was prepared, commits it, applies retention. To be called once."""
+    def complete(self, prepared: Prepared, *, on_written: Callable[[], object] = lambda: None) -> StepInfo:
+        """The second half of `save`, once: writes what was prepared, calls ``on_written``, commits, applies retention."""
         step = prepared.step
         name = self._steps.name_of(step) or self.naming.format(step, prepared.metadata)
         if not prepared.overwrite:
@@ -160,6 +159,7 @@ class CheckpointManager:
 
         with attempt.undone_if_it_fails():
             entries = self._incremental.write_step(attempt, prepared, progress=self.progress)
+            on_written()
             info = attempt.commit(self.naming, manifest, before_delete=lambda old: self._hints.replaced(name, old))
         if self.retention != KeepAll() or self._hints.follow(self.backend):  # otherwise there is nothing to remove or to write
             self._collect_after(f"step {step} is committed")

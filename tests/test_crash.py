@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from syscalls import counting, dying_at, failing_at, in_child, start_child
 
-from ckptmgr import CheckpointManager, KeepLast
+from ckptmgr import BackgroundSaver, CheckpointManager, KeepLast
 
 NEW = 4
 Action = Callable[[Path], object]
@@ -37,6 +37,11 @@ def same(found: dict, step: int, version: int = 0) -> bool:
 
 def save(root: Path) -> None:
     CheckpointManager(root, max_file_nbytes=4000).save(NEW, state(NEW), assets={"notes.txt": b"n"})
+
+
+def save_in_background(root: Path) -> None:
+    with BackgroundSaver(CheckpointManager(root, max_file_nbytes=4000)) as saver:
+        saver.save(NEW, state(NEW), assets={"notes.txt": b"n"})
 
 
 def save_first(root: Path) -> None:
@@ -67,7 +72,7 @@ def sweep(root: Path) -> None:
     CheckpointManager(root).sweep(grace=0)
 
 
-ACTIONS: list[Action] = [save, save_first, overwrite, delete, collect, save_and_collect, pin, sweep]
+ACTIONS: list[Action] = [save, save_in_background, save_first, overwrite, delete, collect, save_and_collect, pin, sweep]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +109,7 @@ def check(root: Path, action: Action, *, finished: bool) -> None:
     found = {info.step: manager.restore(info.step).state for info in manager.steps()}
     before = set() if action is save_first else {1, 2, 3}
     may_go = {delete: {2}, collect: {1, 2}, save_and_collect: {1, 2}}.get(action, set())
-    may_come = {NEW} if action in (save, save_first, save_and_collect) else set()
+    may_come = {NEW} if action in (save, save_in_background, save_first, save_and_collect) else set()
 
     assert before - may_go <= set(found) <= before | may_come
     assert all(same(tensors, step, tensors["version"]) for step, tensors in found.items())

@@ -12,9 +12,11 @@ from typing import Any, Literal
 import numpy as np
 
 from ckptmgr import arrays
+from ckptmgr.background import BackgroundSaver
 from ckptmgr.integrations import keras_models, keras_state
 from ckptmgr.integrations.keras_naming import unique
 from ckptmgr.manager import CheckpointManager
+from ckptmgr.pending import PendingSave
 from ckptmgr.step import JSON
 
 Mode = Literal["auto", "min", "max"]
@@ -69,7 +71,7 @@ class CheckpointCallback(Hooks):
     the metrics of the run's steps, so that a restart does not forget it, and that a monitored metric that is missing is an error.
 
     Args:
-        manager: saves the steps, and applies its retention after each.
+        manager: saves the steps, and applies its retention after each; or a `BackgroundSaver`, for which `fit` waits at its end.
         save_freq: ``"epoch"``, or after how many batches to save. Batches are counted over all epochs and restarts, so that
             20 means the steps 20, 40, ...; with ``steps_per_execution`` the first possible one after that.
         monitor: the metric that says which model is the best, as `fit` logs it.
@@ -90,7 +92,7 @@ class CheckpointCallback(Hooks):
 
     def __init__(
         self,
-        manager: CheckpointManager,
+        manager: CheckpointManager | BackgroundSaver,
         *,
         save_freq: Frequency = "epoch",
         monitor: str = "val_loss",
@@ -108,7 +110,8 @@ class CheckpointCallback(Hooks):
         threshold = initial_value_threshold
         if threshold is not None and (not isinstance(threshold, Real) or math.isnan(threshold)):
             raise ValueError(f"initial_value_threshold must be a number that values can be better than, not {threshold!r}")
-        self.manager = manager
+        self._saver = manager
+        self.manager = manager.manager if isinstance(manager, BackgroundSaver) else manager
         self.save_freq: Frequency = save_freq if isinstance(save_freq, str) else int(save_freq)
         self.monitor, self.mode = monitor, mode
         self.save_best_only, self.save_weights_only = save_best_only, save_weights_only
@@ -147,6 +150,11 @@ class CheckpointCallback(Hooks):
         if self.save_freq == "epoch":
             self._save(epoch + 1, 0, logs or {})
 
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Waits for what is saved in the background; tells a failure."""
+        if isinstance(self._saver, BackgroundSaver):
+            self._saver.wait()
+
     def _save(self, epoch: int, batch: int, logs: Mapping[str, Any]) -> None:
         numbers = scalars(logs)
         if self.save_best_only and not self._is_best(numbers):
@@ -161,10 +169,13 @@ class CheckpointCallback(Hooks):
             state |= self._position(epoch, batch, numbers)
             facts["holds"] = "fit"
         metadata: dict[str, JSON] = {"epoch": epoch, "batch": batch, keras_state.FACTS: facts}
-        info = self.manager.save(self._step, state, metrics=numbers, metadata=metadata, assets=assets, overwrite=True)
+        saved = self._saver.save(self._step, state, metrics=numbers, metadata=metadata, assets=assets, overwrite=True)
+        if isinstance(saved, PendingSave) and saved.skipped:
+            self._say(f"step {saved.step} is not saved, for an earlier one still is")
+            return
         if self.save_best_only:
             self.best = numbers[self.monitor]
-        self._say(f"saved step {info.step} to {info.path}")
+        self._say(f"saving step {saved.step}" if isinstance(saved, PendingSave) else f"saved step {saved.step} to {saved.path}")
 
     def _described(self) -> tuple[dict[str, bytes], dict[str, JSON]]:
         return keras_models.described(self.model)

@@ -1,0 +1,175 @@
+"""`BackgroundSaver` when saves fail or are interrupted: each failure is told once, and nothing older is lost."""
+
+import _thread
+import concurrent.futures
+import errno
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from holding import PATIENCE_S, HeldManager
+
+from ckptmgr import BackgroundSaver, CheckpointManager, KeepLast
+from ckptmgr.pending import Cancelled
+
+STATE = {"w": np.ones(3)}
+
+
+@pytest.fixture
+def failing(tmp_path: Path) -> Iterator[HeldManager]:
+    """A manager whose save of step 2 fails; step 1 is there."""
+    manager = HeldManager(tmp_path / "run", retention=KeepLast(1))
+    CheckpointManager(tmp_path / "run").save(1, STATE)
+    manager.failing[2] = OSError(errno.ENOSPC, "No space left on device")
+    manager.go.set()
+    yield manager
+    manager.go.set()
+
+
+def steps(manager: CheckpointManager) -> list[int]:
+    return [info.step for info in manager.steps()]
+
+
+TELLING: dict[str, Callable[[BackgroundSaver], object]] = {
+    "save": lambda saver: saver.save(3, STATE),
+    "wait": lambda saver: saver.wait(),
+    "close": lambda saver: saver.close(),
+    "exit": lambda saver: saver.__exit__(None, None, None),
+}
+
+
+@pytest.mark.parametrize("way", TELLING)
+def test_a_failure_is_told_once_with_its_step(failing: HeldManager, way: str) -> None:
+    saver = BackgroundSaver(failing)
+    saver.save(2, STATE)
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        TELLING[way](saver)
+    saver.close()
+
+    assert caught.value.__notes__ == ["raised by the background save of step 2"]
+    assert steps(failing) == [1]
+
+
+def test_after_a_failure_was_told_saves_go_on(failing: HeldManager) -> None:
+    with BackgroundSaver(failing) as saver:
+        saver.save(2, STATE)
+        with pytest.raises(OSError, match="No space"):
+            saver.save(3, STATE)
+        saver.save(4, STATE)
+
+    assert steps(failing) == [4]
+
+
+def test_a_result_that_was_asked_for_is_not_told_again(failing: HeldManager) -> None:
+    with BackgroundSaver(failing) as saver:
+        pending = saver.save(2, STATE)
+        with pytest.raises(OSError, match="No space"):
+            pending.result()
+
+        assert isinstance(pending.exception(), OSError)
+        assert (pending.done(), pending.cancelled()) == (True, False)
+        saver.wait()
+
+
+def test_the_error_that_ends_a_block_has_a_note_of_the_failure(failing: HeldManager, caplog: pytest.LogCaptureFixture) -> None:
+    def train() -> None:
+        with BackgroundSaver(failing) as saver:
+            saver.save(2, STATE)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        train()
+
+    assert "No space left on device; raised by the background save of step 2" in caught.value.__notes__[0]
+    assert [record.levelno for record in caplog.records if record.name == "ckptmgr.background"] == [logging.ERROR]
+
+
+def test_two_failures_are_told_together(failing: HeldManager) -> None:
+    failing.go.clear()
+    failing.failing[3] = ValueError("third")
+    saver = BackgroundSaver(failing, on_busy="replace")
+    saver.save(2, STATE)
+    assert failing.begun.wait(PATIENCE_S)
+    saver.save(3, STATE)
+    failing.go.set()
+
+    with pytest.raises(OSError, match="No space") as caught:
+        saver.close()
+
+    assert "after it, another one failed: ValueError: third; raised by the background save of step 3" in caught.value.__notes__
+    saver.close()
+
+
+def test_an_error_that_is_kept_does_not_keep_the_state(failing: HeldManager) -> None:
+    with BackgroundSaver(failing) as saver:
+        pending = saver.save(2, STATE)
+        error = pending.exception()
+        assert error is not None
+        trace, held = error.__traceback__, []
+        while trace is not None:
+            held += [value for value in trace.tb_frame.f_locals.values() if type(value).__module__.startswith("ckptmgr")]
+            trace = trace.tb_next
+
+    assert held == []
+
+
+def test_a_cancelled_error_of_the_store_is_a_failure(failing: HeldManager) -> None:
+    failing.failing[2] = concurrent.futures.CancelledError("by the store")
+    saver = BackgroundSaver(failing)
+    pending = saver.save(2, STATE)
+
+    with pytest.raises(Exception, match="by the store"):
+        saver.wait()
+
+    assert not pending.cancelled()
+    assert not isinstance(pending.exception(), Cancelled)
+
+
+@pytest.mark.parametrize("call", ["wait", "result", "save", "close"])
+def test_an_interrupt_while_waiting_leaves_a_saver_that_works(failing: HeldManager, call: str) -> None:
+    failing.failing.clear()
+    failing.go.clear()
+    saver = BackgroundSaver(failing)
+    pending = saver.save(2, STATE)
+    calls = {**TELLING, "result": lambda saver: pending.result()}
+
+    threading.Timer(0.2, _thread.interrupt_main).start()
+    with pytest.raises(KeyboardInterrupt):
+        calls[call](saver)
+
+    assert not pending.done()
+    failing.go.set()
+    saver.save(5, STATE)
+    saver.close()
+    assert pending.result().step == 2
+    assert steps(failing) == [5]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_interrupt_while_a_save_is_handed_over_loses_or_makes_it_whole(
+    failing: HeldManager, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    saver = BackgroundSaver(failing)
+    saver.save(4, STATE)
+    saver.wait()
+    jobs = saver._jobs
+
+    class Interrupted:
+        def put(self, job: object) -> None:
+            if when == "after":
+                jobs.put(job)  # type: ignore[arg-type]
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saver, "_jobs", Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            saver.save(5, STATE)
+    saver.save(6, {"w": np.full(3, 6.0)})
+    saver.close()
+
+    assert steps(failing) == [6]
+    assert failing.restore().state["w"].tolist() == [6, 6, 6]
