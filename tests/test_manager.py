@@ -381,7 +381,7 @@ def test_a_save_that_fails_while_it_writes_leaves_nothing_behind(manager, tmp_pa
         raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr("ckptmgr.treefile.TreeFile.encode", fail)
+        patched.setattr("ckptmgr.treefile.encode", fail)
         with pytest.raises(type(error)):
             manager.save(2, state(2))
 
