@@ -40,8 +40,8 @@ def save(
     removed. Only while the names are taken is there nothing to open, and a death or failure then leaves it so; where no
     data file has the name of an old one (another number of them), the old index stays until the new one takes its name.
     There is never an index beside data of another set, but whoever opened the older one before may still read new data
-    under it, and is told so by an error (safetensors) or by checksums (tf_bundle). Only one process at a time may save under a name. `CheckpointManager`
-    has none of these limits.
+    under it, and is told so by an error (safetensors) or by checksums (tf_bundle). Only one process at a time may save under a
+    name. `CheckpointManager` has none of these limits.
 
     A process that dies while writing leaves hidden files, ``.ckptmgr-*.tmp``, which may be deleted. Where the store cannot
     rename files, they are written under their own names at once, and an old index of files that are replaced is removed before.
