@@ -1,13 +1,13 @@
 """Single checkpoints without a manager: one file or file set under a name of the user's choice."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ckptmgr import backend as backends
 from ckptmgr import saving, tree
 from ckptmgr.backend import Backend
-from ckptmgr.checkpoint import SKELETON, Cast, Checkpoint, files_of, open_files, open_managed
+from ckptmgr.checkpoint import SKELETON, Cast, Checkpoint, open_files, open_managed
 from ckptmgr.errors import CorruptCheckpointError
 from ckptmgr.manifest import MANIFEST, folder_name, parse_attempt
 from ckptmgr.record import decode
@@ -40,8 +40,8 @@ def save(
     removed. Only while the names are taken is there nothing to open, and a death or failure then leaves it so; where no
     data file has the name of an old one (another number of them), the old index stays until the new one takes its name.
     There is never an index beside data of another set, but whoever opened the older one before may still read new data
-    under it, and is told so by an error (safetensors) or by checksums (tf_bundle). Only one process at a time may save
-    under a name. `CheckpointManager` has none of these limits.
+    under it, and is told so by an error (safetensors) or by checksums (tf_bundle). Only one process at a time may save under a
+    name. `CheckpointManager` has none of these limits.
 
     A process that dies while writing leaves hidden files, ``.ckptmgr-*.tmp``, which may be deleted. Where the store cannot
     rename files, they are written under their own names at once, and an old index of files that are replaced is removed before.
@@ -112,20 +112,13 @@ def open_checkpoint(
     folder = open_folder(parent or ("/" if text.startswith("/") else "."), storage_options)
     if backend is not None:
         return open_files(_chosen(backend), folder, name, verify=verify)
-    managed = _managed(folder, name, verify, lambda: _run_of(parent, name, storage_options))
+    managed = _managed(folder, name, verify)
     if managed is not None:
         return managed
     return open_files(backends.detect(folder, name), folder, name, verify=verify)
 
 
-def _run_of(parent: str, name: str, storage_options: Mapping[str, Any] | None) -> tuple[Folder, str]:
-    """The folder of the run of a step, and the name of the step's folder in it."""
-    if parse_attempt(name):
-        parent, _, name = parent.rpartition("/")
-    return open_folder(parent or "/", storage_options), name
-
-
-def _managed(parent: Folder, name: str, verify: Verify, run: Callable[[], tuple[Folder, str]]) -> Checkpoint | None:
+def _managed(parent: Folder, name: str, verify: Verify) -> Checkpoint | None:
     """The step whose folder, or whose attempt's folder, this is; None if it is neither."""
     attempt = parse_attempt(name)
     step_folder = parent if attempt or not name else parent.folder(name)
@@ -137,8 +130,6 @@ def _managed(parent: Folder, name: str, verify: Verify, run: Callable[[], tuple[
     if manifest is None or attempt not in (None, manifest.attempt):
         raise CorruptCheckpointError(f"{parent.location(name)!r} was never committed, or is deleted: open another step")
     folder = step_folder.folder(folder_name(manifest.attempt))
-    if any(entry.origin for entry in manifest.files):
-        folder = files_of(*run(), manifest)
     info = manifest.info(record.pins, name=name, path=folder.location())
 
     def is_current() -> bool:

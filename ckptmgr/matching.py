@@ -144,8 +144,8 @@ class Stored:
             self.tree = decode(skeleton, lambda _, leaf: leaf, nodes=self.nodes)
         if rules:
             self.tree = rename_tree(self.tree, rules, is_flat=self.is_foreign and not paths)
-        for node in self.nodes:
-            if node.name not in self.specs:
+        if not self.specs.keys() >= {node[0] for node in self.nodes}:
+            for node in self.nodes:
                 self.spec(node)  # of an alias, or an error
 
     @functools.cached_property

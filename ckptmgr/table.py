@@ -74,7 +74,8 @@ class Table(Sequence[Row]):
         if len(set(files)) < len(files):
             raise ValueError("lists a file twice")
         check_type(rows, list)
-        if not set(map(len, rows)) <= {_WHOLE, _SLICE}:
+        lengths = set(map(len, rows))
+        if not lengths <= {_WHOLE, _SLICE}:
             raise ValueError(f"has a row of neither {_WHOLE} nor {_SLICE} fields among its tensors")
         names, dtypes, shapes, indexes, offsets, sizes, checksums = ([row[column] for row in rows] for column in range(_WHOLE))
         check_type(names, str)
@@ -83,7 +84,7 @@ class Table(Sequence[Row]):
         _check_range(_known(offsets), MAX_INT, "offsets")
         _check_range(_known(checksums), 2**32 - 1, "checksums")
         specs = _specs(dtypes, shapes)
-        boxes = _boxes(rows, specs)
+        boxes = _boxes(rows, specs) if _SLICE in lengths else None
         expected = [spec.nbytes for spec in specs] if boxes is None else list(map(nbytes, specs, boxes))
         if sizes != expected:
             name, found, size = next(each for each in zip(names, sizes, expected, strict=True) if each[1] != each[2])
@@ -192,10 +193,8 @@ def _spec(dtype: str, shape: tuple[int, ...]) -> TensorSpec:
     return spec
 
 
-def _boxes(rows: list[Any], specs: list[TensorSpec]) -> list[Box | None] | None:
-    """The slice each row is of; None if all rows are whole tensors."""
-    if set(map(len, rows)) <= {_WHOLE}:
-        return None
+def _boxes(rows: list[Any], specs: list[TensorSpec]) -> list[Box | None]:
+    """The slice each row is of; None for a whole tensor."""
     return [_box(row, spec) if len(row) == _SLICE else None for row, spec in zip(rows, specs, strict=True)]
 
 

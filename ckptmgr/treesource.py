@@ -69,7 +69,10 @@ class TreeSource:
     def only(self, name: str) -> "TreeSource":
         """A source that has at least that tensor, if there is one: of a few no more than their own rows are decoded."""
         tree = self._text.only(name) if isinstance(self._text, TreeText) else None
-        return self if tree is None else TreeSource(self._folder, tree, self._open_format)
+        # The format's reader, which strings need, is this source's to close.
+        if tree is None or None in Table.of(tree.rows).offsets:
+            return self
+        return TreeSource(self._folder, tree, self._open_format)
 
     def extents(self, name: str) -> Sequence[Extent]:
         """Where the tensor lies, with its checksum as it was written; empty if only the format's reader can decode it."""

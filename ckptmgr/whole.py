@@ -34,7 +34,8 @@ class _Building:
     def __init__(self, arrays: Mapping[str, Any], stored: Stored) -> None:
         self.arrays = arrays
         self.stored = stored
-        self.plain = arrays.keys() - {node.name for node in stored.nodes if node.text is not None}  # that need no finish
+        texts = {node.name for node in stored.nodes if node[2] is not None}
+        self.plain = arrays.keys() - texts if texts else arrays.keys()  # that need no finish
         self.made: dict[str, Any] = {}  # of the others: tied ones are one object
 
     def value(self, found: Any) -> Any:
