@@ -180,7 +180,7 @@ def test_what_is_saved_is_let_go_of(held: HeldManager) -> None:
     held.go.set()
     with BackgroundSaver(held) as saver:
         saver.save(1, {"w": np.ones(3)}).result()
-        assert not [found for found in gc.get_objects() if isinstance(found, snapshot.Snapshot)]
+        assert not [found for found in gc.get_objects() if type(found) is snapshot.Snapshot]
 
 
 def test_callbacks_are_called_once_with_the_save(held: HeldManager, caplog: pytest.LogCaptureFixture) -> None:
