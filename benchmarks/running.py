@@ -8,16 +8,26 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from benchmarks import report
-from benchmarks.measure import measured
+from benchmarks.measure import Case, measured
 
-BENCHMARKS = ("save_restore", "background", "small_tensors", "memory", "scaling", "shard_io", "tf_bundle", "hdf5")
+# How many rounds each has: so that all together take some 15 minutes.
+BENCHMARKS = {
+    "save_restore": 5,
+    "background": 5,
+    "small_tensors": 5,
+    "memory": 2,
+    "scaling": 5,
+    "shard_io": 3,
+    "tf_bundle": 3,
+    "hdf5": 3,
+}
 PACKAGES = ("ckptmgr", "numpy", "safetensors", "torch", "jax", "orbax-checkpoint", "tensorflow", "keras", "h5py")
 
 
@@ -27,7 +37,7 @@ def main(names: Sequence[str] | None = None) -> None:
     if names is None:
         parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *BENCHMARKS], help=f"of {', '.join(BENCHMARKS)}")
     parser.add_argument("--quick", action="store_true", help="small states and 2 rounds: to see that it works, not to measure")
-    parser.add_argument("--rounds", type=int, help="samples of each (default: 5)")
+    parser.add_argument("--rounds", type=int, help="samples of each (default: 5, and fewer where no goal depends on it)")
     parser.add_argument("--folder", help="where checkpoints are written (default: a temporary folder)")
     parser.add_argument("--out", type=Path, help="folder of the docs to write tables, plots and results.json into")
     parser.add_argument("--peers", help="only these peers, separated by commas; an empty text for none (default: all)")
@@ -42,21 +52,23 @@ def main(names: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="ckptmgr-bench-", dir=args.folder) as folder:
         for name in names or args.names or BENCHMARKS:
             special = {"storage": args.storage} if name == "shard_io" else {}
-            rounds = args.rounds or (2 if args.quick else 5)
-            results[name] = run(name, Path(folder) / name, rounds, peers=peers, quick=args.quick, **special)
+            rounds = args.rounds or (min(2, BENCHMARKS[name]) if args.quick else BENCHMARKS[name])
+            cases = importlib.import_module(f"benchmarks.{name}").cases
+            results[name] = run(name, cases, Path(folder) / name, rounds, peers=peers, quick=args.quick, **special)
             print(report.text(name, results[name]), flush=True)
             if args.out:  # after each, so that an interrupted run leaves what it has
                 report.write(args.out, {name: results[name]})
     print(report.goals_text(results))
 
 
-def run(name: str, folder: Path, rounds: int, **options: Any) -> dict[str, Any]:
+def run(name: str, cases: Callable[..., list[Case]], folder: Path, rounds: int, **options: Any) -> dict[str, Any]:
     """The results of one benchmark: where and when, who was left out and why, and all samples."""
     begun = time.perf_counter()
     folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory(dir=folder) as inside:
-        cases = importlib.import_module(f"benchmarks.{name}").cases(Path(inside), **options)
-        found, left_out = measured(cases, rounds, say=lambda line: print(f"  {name}: {line}", file=sys.stderr, flush=True))
+        found, left_out = measured(
+            cases(Path(inside), **options), rounds, say=lambda line: print(f"  {name}: {line}", file=sys.stderr, flush=True)
+        )
         where = machine(folder)
     facts = {"rounds": rounds, "quick": bool(options.get("quick")), "seconds": round(time.perf_counter() - begun)}
     return json.loads(json.dumps({"machine": where, **facts, "left_out": left_out, "cases": found}))

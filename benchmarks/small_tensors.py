@@ -22,7 +22,9 @@ FEW = {"h5py": 2, "numpy.savez": 2}
 TIMES = 50  # a tiny save is measured that often in one process
 
 
-def cases(folder: Path, peers: Sequence[str] | None = None, *, quick: bool = False, count: int = 0) -> list[Case]:
+def cases(
+    folder: Path, peers: Sequence[str] | None = None, *, quick: bool = False, count: int = 0, times: int = TIMES
+) -> list[Case]:
     """20,000 tensors, one out of them, 100,000 scalars, and a checkpoint of 10 KiB."""
     count = count or (4_000 if quick else 20_000)
     state = small(count)
@@ -35,7 +37,7 @@ def cases(folder: Path, peers: Sequence[str] | None = None, *, quick: bool = Fal
         table.restores(everybody)[0],
         one(table, everybody, f"block.{count // 2}.weight", count),
         scalars(folder / "scalars", everybody, 5 * count),
-        commits(folder / "tiny", everybody, tiny),
+        commits(folder / "tiny", everybody, tiny, times),
     ]
 
 
@@ -108,7 +110,7 @@ def scalars(folder: Path, peers: Sequence[Peer], count: int) -> Case:
     return Case(f"durable save, {count:,} scalars", ways, ours=OURS)
 
 
-def commits(folder: Path, peers: Sequence[Peer], state: State) -> Case:
+def commits(folder: Path, peers: Sequence[Peer], state: State, times: int) -> Case:
     """A tiny checkpoint, durable, in a process that has saved before: the median of many. Ours are steps of one run."""
 
     def save(peer: Peer) -> Facts:
@@ -118,14 +120,14 @@ def commits(folder: Path, peers: Sequence[Peer], state: State) -> Case:
         manager = ckptmgr.CheckpointManager(run, backend=peer.backend) if isinstance(peer, Ours) else None
         settle(1 << 20)
         samples = []
-        for step in range(TIMES):
+        for step in range(times):
             if manager:
                 samples.append(timed(lambda step=step: manager.save(step, own)))
                 manager.delete(step)
             else:
                 new = emptied(run / str(step))
                 samples.append(timed(lambda new=new: peer.save(own, new), then=lambda _, new=new: peer.finish(new)))
-        return sorted(samples, key=lambda facts: facts["seconds"])[TIMES // 2]
+        return sorted(samples, key=lambda facts: facts["seconds"])[times // 2]
 
     ways = [Way(peer.name, lambda peer=peer: save(peer), peer.ready) for peer in peers]
     return Case("durable save of 10 KiB in a warm process", ways, ours=OURS)
