@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import spread
+from benchmarks.report import shown, spread
 
 OURS, OTHERS, LIMIT = "#1b6ca8", "#b8bec6", "#e08a2c"
 
@@ -37,7 +37,11 @@ def bars(cases: list[Mapping[str, Any]]) -> Any:
         axis.barh(range(len(names)), middles, xerr=errors, color=color, height=0.7, error_kw={"lw": 0.8})
         axis.set_yticks(range(len(names)), names)
         axis.invert_yaxis()
-        axis.set_xlim(0, 1.1 * min(max(each[2] for each in found), 12 * min(middles) + 2 * statistics.median(middles)))
+        # One that takes far longer than most would make all others look alike: its bar is cut, and its number tells.
+        end = 1.15 * min(max(each[2] for each in found), 12 * min(middles) + 2 * statistics.median(middles))
+        axis.set_xlim(0, end)
+        for place, (middle, _, most) in enumerate(found):
+            axis.text(min(most, end) + end / 100, place, shown(middle / 1e3) + " (cut)" * (middle > end), va="center", fontsize=7)
         axis.set_title(f"{case['case']} (ms)", loc="left", fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()

@@ -43,12 +43,12 @@ def table(case: Mapping[str, Any]) -> list[list[str]]:
         lines.append(
             [
                 row["who"],
-                _ms(median),
-                f"{_ms(low)} .. {_ms(high)}",
+                shown(median),
+                f"{shown(low)} .. {shown(high)}",
                 f"{nbytes / median / 1e6:,.0f}" if nbytes else "",
                 f"{ratio(row, limit)[0]:.2f}" if limit else "",
                 "{:.2f} ({:.2f} .. {:.2f})".format(*ratio(ours, row)) if ours and row is not ours else "",
-                _ms(statistics.median(row["aside"])) if "aside" in row else "",
+                shown(statistics.median(row["aside"])) if "aside" in row else "",
                 _extra(row, nbytes),
                 f"{max(row['resident']):.0%}" if "resident" in row else "",
                 str(len(row["seconds"])),
@@ -100,14 +100,8 @@ def goals_table(results: Mapping[str, Results], goals: Sequence[Goal] = GOALS) -
     for goal in goals:
         found = verdict(goal, results, ratio)
         if found is not None:
-            lines.append(
-                [
-                    goal.told(),
-                    goal.shown(goal.at_most),
-                    goal.shown(found),
-                    "reached" if found <= goal.at_most else "**not reached**",
-                ]
-            )
+            told = "reached" if found[1] else "**not reached**"
+            lines.append([goal.told(), goal.shown(goal.at_most), goal.shown(found[0]), told])
     return lines
 
 
@@ -134,7 +128,12 @@ def write(docs: Path, new: Mapping[str, Results]) -> None:
     before, _, rest = (page.read_text(encoding="utf-8") if page.exists() else f"{BEGIN}\n{END}\n").partition(BEGIN)
     goals = goals_table(results)
     parts = ["| " + " | ".join(line) + " |" for line in [goals[0], ["---", "---:", "---:", "---"], *goals[1:]]]
-    sections = ["### Goals", "\n".join(parts), *(markdown(name, each) for name, each in results.items())]
+    sections = [
+        "[Every sample as JSON](benchmarks/results.json)",
+        "### Goals",
+        "\n".join(parts),
+        *(markdown(name, each) for name, each in results.items()),
+    ]
     page.write_text(before + "\n\n".join([BEGIN, *sections, END]) + rest.partition(END)[2], encoding="utf-8")
 
 
@@ -163,7 +162,8 @@ def dumped(results: Mapping[str, Results]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def _ms(seconds: float) -> str:
+def shown(seconds: float) -> str:
+    """Seconds as milliseconds, to three digits."""
     ms = seconds * 1e3
     return f"{ms:,.0f}" if ms >= 100 else f"{ms:.1f}" if ms >= 10 else f"{ms:.2f}"
 
