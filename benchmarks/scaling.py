@@ -124,9 +124,9 @@ def listed(run: Path, *, cold: bool) -> Facts:
     """Seconds of the first listing of a process, and of the second."""
     manager = ckptmgr.CheckpointManager(run)
     settle(MIB)
-    resident = drop(run) if cold else 0.0
+    held = {"resident": drop(run)} if cold else {}
     facts = timed(manager.steps)
-    return facts | {"aside": timed(manager.steps)["seconds"], "resident": resident}
+    return facts | {"aside": timed(manager.steps)["seconds"]} | held
 
 
 if __name__ == "__main__":
