@@ -1,91 +1,119 @@
-"""Durable save and verified restore beside ``safetensors.numpy`` on the same state.
+"""Durable save and verified restore of one state, beside the machine's limits and every peer.
 
-``python -m benchmarks.save_restore [--quick] [--folder DIR]`` prints a table and one JSON line a case. Ours: a managed
-step, with checksums, fsync and atomic commit, and a restore that verifies every byte. Theirs: ``save_file`` and fsync of
-the file and its folder; ``load_file``. Every restored byte is read in both. Ratios are pair by pair: below 1 is faster.
+Ours is a managed step: checksums, fsync and atomic commit, and a restore that verifies every byte. A peer's save is followed
+by an fsync of its files and folders, inside the clock; the time without it is shown aside. All restored bytes are read
+once inside the clock; the time of the call alone is shown aside.
 """
 
-import argparse
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from safetensors.numpy import load_file, save_file
+from benchmarks.limits import READ, WRITE, Raw
+from benchmarks.measure import Case, Facts, Way, drop, emptied, read_in, settle, timed
+from benchmarks.peers import OursMapped, Own, Peer, chosen
+from benchmarks.running import main
+from benchmarks.states import MIB, State, blank, check, nbytes_of, read_through, transformer
 
-import ckptmgr
-from benchmarks.measure import Sample, interleaved, spread
-from benchmarks.states import State, small, transformer
-
-MIB = 1 << 20
-
-
-def main() -> None:
-    """Measures all cases and prints them."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="smaller states and fewer rounds")
-    parser.add_argument("--folder", help="where to write (default: a temporary folder)")
-    args = parser.parse_args()
-    size, count, rounds = (64 * MIB, 4_000, 3) if args.quick else (256 * MIB, 20_000, 7)
-    print(f"{'case':34} {'ckptmgr':>17} {'safetensors':>17} {'ratio':>6}  (min .. max)  peak memory beyond the state")
-    for label, state in [(f"transformer {size // MIB} MiB bf16", transformer(size)), (f"{count} small tensors", small(count))]:
-        with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            measure(label, state, Path(folder), rounds)
+OURS = "ckptmgr safetensors"
 
 
-def measure(label: str, state: State, folder: Path, rounds: int) -> None:
-    """Save and restore of one state by both, in turn."""
-    nbytes = sum(array.nbytes for array in state.values())
-    manager = ckptmgr.CheckpointManager(folder / "run")
-    theirs = folder / "theirs.safetensors"
-    manager.save(0, state)
-    save_file(state, theirs)
-    if not np.array_equal(
-        *(np.concatenate([a.view(np.uint8).ravel() for _, a in sorted(s.items())]) for s in (state, manager.restore(0).state))
-    ):
-        raise SystemExit("what was restored is not what was saved")
-
-    def save_ours() -> None:
-        manager.save(1, state, overwrite=True)
-
-    def save_theirs() -> None:
-        save_file(state, folder / "new.safetensors")
-        for path in (folder / "new.safetensors", folder):
-            descriptor = os.open(path, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
-
-    report(f"durable save, {label}", nbytes, interleaved({"ours": save_ours, "theirs": save_theirs}, rounds))
-    restores = {"ours": lambda: read_through(manager.restore(0).state), "theirs": lambda: read_through(load_file(theirs))}
-    report(f"restore, {label}", nbytes, interleaved(restores, rounds))
-    shutil.rmtree(folder / "run")
+def cases(folder: Path, peers: Sequence[str] | None = None, *, quick: bool = False, nbytes: int = 0) -> list[Case]:
+    """Save, and restore in every way, of a transformer of ``nbytes``."""
+    state = transformer(nbytes or (64 if quick else 256) * MIB)
+    everybody = chosen(peers)
+    table = Table(state, folder)
+    return [table.kept(everybody), table.saves(everybody), *table.restores(everybody)]
 
 
-def read_through(state: State) -> State:
-    """Touches every page, so that a lazy map is no advantage."""
-    for array in state.values():
-        array.reshape(-1).view(np.uint8)[::4096].sum()
-    return state
+class Table:
+    """The cases of one state; what is restored lies in ``folder/kept``, a folder for each."""
 
+    def __init__(self, state: State, folder: Path, *, label: str = "", slow: Mapping[str, int] | None = None) -> None:
+        self.state = state
+        self.nbytes = nbytes_of(state)
+        self.folder = folder
+        self.label = label
+        self.slow = slow or {}
 
-def report(case: str, nbytes: int, samples: dict[str, list[Sample]]) -> None:
-    """One line for people, one JSON line for programs."""
-    ours, theirs = samples["ours"], samples["theirs"]
-    ratio, low, high = spread(a.seconds / b.seconds for a, b in zip(ours, theirs, strict=True))
-    seconds: dict[str, float] = {name: spread(sample.seconds for sample in group)[0] for name, group in samples.items()}
-    extra = {name: spread(sample.extra_nbytes for sample in group)[0] for name, group in samples.items()}
-    shown: Callable[[str], str] = lambda name: f"{seconds[name] * 1e3:6.0f} ms {nbytes / MIB / seconds[name]:5.0f} MB/s"  # noqa: E731
-    memory = f"{extra['ours'] / nbytes:.2f} / {extra['theirs'] / nbytes:.2f} states"
-    print(f"{case:34} {shown('ours')} {shown('theirs')} {ratio:6.2f}  ({low:.2f} .. {high:.2f})  {memory}")
-    facts = {"case": case, "nbytes": nbytes, "rounds": len(ours), "ratio": ratio, "ratio_min": low, "ratio_max": high}
-    facts |= {f"{name}_s": value for name, value in seconds.items()} | {
-        f"{name}_extra_nbytes": int(v) for name, v in extra.items()
-    }
-    print(json.dumps(facts))
+    def kept(self, peers: Sequence[Peer]) -> Case:
+        """Saves the state by everybody, for the restores, and checks what comes back; nothing is timed."""
+
+        def keep(peer: Peer) -> Facts:
+            folder = emptied(self.kept_by(peer))
+            peer.save(peer.own(self.state), folder)
+            if peer.loads:
+                check(self.state, peer.load(folder))
+            return {"seconds": 0}
+
+        everybody = [Raw(READ, self.state), *peers]
+        return Case(f"preparing{self.label}", [self.way(peer, lambda peer=peer: keep(peer)) for peer in everybody], shown=False)
+
+    def saves(self, peers: Sequence[Peer]) -> Case:
+        """A durable save into an empty folder."""
+
+        def save(peer: Peer) -> Facts:
+            folder = self.folder / "new"
+            own = peer.own(self.state)
+            peer.warm(self.folder / "warm")
+            emptied(folder)
+            settle(2 * self.nbytes)
+            facts = timed(lambda: peer.save(own, folder), then=lambda _: peer.finish(folder))
+            emptied(folder)
+            return facts
+
+        ways = [self.way(peer, lambda peer=peer: save(peer)) for peer in [Raw(WRITE), *peers]]
+        return Case("durable save" + self.label, ways, self.nbytes, limit=WRITE, ours=OURS, aside="without fsync")
+
+    def restores(self, peers: Sequence[Peer]) -> list[Case]:
+        """Restores of files in memory and not, into fresh arrays and given ones."""
+        loading = [Raw(READ, self.state), *(peer for peer in peers if peer.loads)]
+        mapped = [OursMapped()] if any(peer.name == OURS for peer in peers) else []
+        filling = [Raw(READ), *(peer for peer in peers if peer.fills)]
+
+        def case(name: str, call: Callable[[Peer], Facts], peers: Sequence[Peer], aside: str = "") -> Case:
+            ways = [self.way(peer, lambda peer=peer: call(peer)) for peer in peers]
+            return Case(name + self.label, ways, self.nbytes, limit=READ, ours=OURS, aside=aside)
+
+        return [
+            case("restore", self.load, [*loading, *mapped], aside="the call alone"),
+            case("restore into given arrays", self.fill, filling),
+            case("restore, not in memory", self.load_cold, [*loading, *mapped], aside="the call alone"),
+        ]
+
+    def load(self, peer: Peer) -> Facts:
+        """Fresh arrays, from files that the system holds in memory."""
+        folder = self.kept_by(peer)
+        peer.warm(self.folder / "warm")
+        read_in(folder)
+        settle(2 * self.nbytes)
+        return timed(lambda: peer.load(folder), then=read_through)
+
+    def load_cold(self, peer: Peer) -> Facts:
+        """Fresh arrays, from files that the system has forgotten."""
+        folder = self.kept_by(peer)
+        peer.warm(self.folder / "warm")
+        settle(2 * self.nbytes)
+        resident = drop(folder)
+        return timed(lambda: peer.load(folder), then=read_through) | {"resident": resident}
+
+    def fill(self, peer: Peer) -> Facts:
+        """Arrays that the caller has, whose memory was touched, from files that the system holds in memory."""
+        folder = self.kept_by(peer)
+        own: Own = peer.own(blank(self.state))
+        peer.warm(self.folder / "warm")
+        read_in(folder)
+        settle(self.nbytes)
+        return timed(lambda: peer.fill(own, folder))
+
+    def kept_by(self, peer: Peer) -> Path:
+        """Where the peer's files are."""
+        return self.folder / "kept" / peer.name.removesuffix(", mmap").replace(" ", "-")
+
+    def way(self, peer: Peer, task: Callable[[], Any]) -> Way:
+        """That task, by the peer."""
+        return Way(peer.name, task, peer.ready, self.slow.get(peer.name, 1_000))
 
 
 if __name__ == "__main__":
-    main()
+    main(["save_restore"])

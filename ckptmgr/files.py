@@ -1,13 +1,13 @@
 """Single checkpoints without a manager: one file or file set under a name of the user's choice."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ckptmgr import backend as backends
 from ckptmgr import saving, tree
 from ckptmgr.backend import Backend
-from ckptmgr.checkpoint import SKELETON, Cast, Checkpoint, open_files, open_managed
+from ckptmgr.checkpoint import SKELETON, Cast, Checkpoint, files_of, open_files, open_managed
 from ckptmgr.errors import CorruptCheckpointError
 from ckptmgr.manifest import MANIFEST, folder_name, parse_attempt
 from ckptmgr.record import decode
@@ -112,13 +112,20 @@ def open_checkpoint(
     folder = open_folder(parent or ("/" if text.startswith("/") else "."), storage_options)
     if backend is not None:
         return open_files(_chosen(backend), folder, name, verify=verify)
-    managed = _managed(folder, name, verify)
+    managed = _managed(folder, name, verify, lambda: _run_of(parent, name, storage_options))
     if managed is not None:
         return managed
     return open_files(backends.detect(folder, name), folder, name, verify=verify)
 
 
-def _managed(parent: Folder, name: str, verify: Verify) -> Checkpoint | None:
+def _run_of(parent: str, name: str, storage_options: Mapping[str, Any] | None) -> tuple[Folder, str]:
+    """The folder of the run of a step, and the name of the step's folder in it."""
+    if parse_attempt(name):
+        parent, _, name = parent.rpartition("/")
+    return open_folder(parent or "/", storage_options), name
+
+
+def _managed(parent: Folder, name: str, verify: Verify, run: Callable[[], tuple[Folder, str]]) -> Checkpoint | None:
     """The step whose folder, or whose attempt's folder, this is; None if it is neither."""
     attempt = parse_attempt(name)
     step_folder = parent if attempt or not name else parent.folder(name)
@@ -130,6 +137,8 @@ def _managed(parent: Folder, name: str, verify: Verify) -> Checkpoint | None:
     if manifest is None or attempt not in (None, manifest.attempt):
         raise CorruptCheckpointError(f"{parent.location(name)!r} was never committed, or is deleted: open another step")
     folder = step_folder.folder(folder_name(manifest.attempt))
+    if any(entry.origin for entry in manifest.files):
+        folder = files_of(*run(), manifest)
     info = manifest.info(record.pins, name=name, path=folder.location())
 
     def is_current() -> bool:

@@ -1,0 +1,5 @@
+"""``python -m benchmarks [NAME ...]``."""
+
+from benchmarks.running import main
+
+main()
