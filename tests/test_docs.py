@@ -1,7 +1,9 @@
-"""Every example of the documentation runs, in order, one namespace and one folder a page."""
+"""Every example of the documentation runs, in order, one process and one folder a page."""
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +12,8 @@ from typer.testing import CliRunner
 
 from ckptmgr.cli.app import app
 
-ROOT = Path(__file__).parents[1]
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\$ ckptmgr (?!demo)(.+)$", re.MULTILINE)  # the demo has tests of its own
@@ -23,10 +26,22 @@ class Example(NamedTuple):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_examples_of_page_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    namespace: dict[str, Any] = {"__name__": page.stem}
+def test_examples_of_page_run(page: Path, tmp_path: Path) -> None:
+    script = (
+        f"import sys, pathlib; sys.path.insert(0, {str(TESTS)!r}); import test_docs; test_docs.run(pathlib.Path({str(page)!r}))"
+    )
 
+    # A process of its own: some use frameworks, and other tests fork.
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def run(page: Path) -> None:
+    """All examples of a page, in order, in the current folder."""
+    namespace: dict[str, Any] = {"__name__": page.stem}
     for example in examples(page):
         if example.language == "python":
             # Blank lines first, so that a traceback shows the line of the page.
