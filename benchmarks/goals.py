@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Literal
 
 SAFE, TF, H5 = "ckptmgr safetensors", "ckptmgr tf_bundle", "ckptmgr hdf5"
@@ -57,7 +58,9 @@ def verdict(goal: Goal, results: Mapping[str, Any], ratio: Callable[[Any, Any], 
         if goal.than:
             more_s = [seconds - statistics.median(each["seconds"]) for each in others]
             values = [ratio(ours, each)[0] for each in others]
-            reached = [value <= goal.at_most or 1e3 * more < goal.or_ms for value, more in zip(values, more_s, strict=True)]
+            reached = [
+                value <= goal.at_most or 1e3 * more < (goal.or_ms or -inf) for value, more in zip(values, more_s, strict=True)
+            ]
             return (max(values), all(reached)) if others else None
         value = statistics.median(ours["extra_nbytes"]) / case["nbytes"] if goal.figure in ("states", "stored") else 1e3 * seconds
         return value, value <= goal.at_most

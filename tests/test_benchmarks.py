@@ -140,6 +140,17 @@ def test_a_goal_that_allows_milliseconds_is_reached_by_them() -> None:
     assert goals.verdict(Goal(**vars(goal) | {"or_ms": 15}), found, report.ratio) == (2.0, True)
 
 
+def test_to_be_faster_is_not_enough_for_a_goal_that_allows_no_milliseconds() -> None:
+    found = {"save_restore": results(case(ours=[0.005], theirs=[0.010]))}
+
+    assert goals.verdict(
+        Goal("save_restore", "durable save", "ckptmgr safetensors", 0.4, ["safetensors.numpy"]), found, report.ratio
+    ) == (
+        0.5,
+        False,
+    )
+
+
 def test_a_goal_of_the_call_is_about_the_second_times() -> None:
     found = case("restore", ours=[0.020], theirs=[0.010])
     for row, seconds in zip(found["rows"], (0.001, 0.002), strict=True):
