@@ -58,9 +58,8 @@ def verdict(goal: Goal, results: Mapping[str, Any], ratio: Callable[[Any, Any], 
         if goal.than:
             more_s = [seconds - statistics.median(each["seconds"]) for each in others]
             values = [ratio(ours, each)[0] for each in others]
-            reached = [
-                value <= goal.at_most or 1e3 * more < (goal.or_ms or -inf) for value, more in zip(values, more_s, strict=True)
-            ]
+            pairs = zip(values, more_s, strict=True)
+            reached = [value <= goal.at_most or 1e3 * more < (goal.or_ms or -inf) for value, more in pairs]
             return (max(values), all(reached)) if others else None
         value = statistics.median(ours["extra_nbytes"]) / case["nbytes"] if goal.figure in ("states", "stored") else 1e3 * seconds
         return value, value <= goal.at_most

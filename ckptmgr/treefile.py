@@ -45,7 +45,8 @@ class TreeFile:
     @property
     def files(self) -> list[str]:
         """The files that hold tensors, in the order of the rows."""
-        return _files(self.rows)
+        table = Table.of(self.rows)
+        return [table.files[index] for index in dict.fromkeys(table.indexes)]
 
     def encode(self) -> bytes:
         """The file's bytes; see `encode`."""

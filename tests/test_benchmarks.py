@@ -142,13 +142,9 @@ def test_a_goal_that_allows_milliseconds_is_reached_by_them() -> None:
 
 def test_to_be_faster_is_not_enough_for_a_goal_that_allows_no_milliseconds() -> None:
     found = {"save_restore": results(case(ours=[0.005], theirs=[0.010]))}
+    goal = Goal("save_restore", "durable save", "ckptmgr safetensors", 0.4, ["safetensors.numpy"])
 
-    assert goals.verdict(
-        Goal("save_restore", "durable save", "ckptmgr safetensors", 0.4, ["safetensors.numpy"]), found, report.ratio
-    ) == (
-        0.5,
-        False,
-    )
+    assert goals.verdict(goal, found, report.ratio) == (0.5, False)
 
 
 def test_a_goal_of_the_call_is_about_the_second_times() -> None:
