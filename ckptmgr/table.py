@@ -77,7 +77,8 @@ class Table(Sequence[Row]):
         lengths = set(map(len, rows))
         if not lengths <= {_WHOLE, _SLICE}:
             raise ValueError(f"has a row of neither {_WHOLE} nor {_SLICE} fields among its tensors")
-        names, dtypes, shapes, indexes, offsets, sizes, checksums = ([row[column] for row in rows] for column in range(_WHOLE))
+        columns = list(zip(*rows, strict=False)) or [()] * _WHOLE  # to the end of the shortest: those of slices come below
+        names, dtypes, shapes, indexes, offsets, sizes, checksums = columns[:_WHOLE]
         check_type(names, str)
         _check_range(indexes, len(files) - 1, "files")
         _check_range(sizes, MAX_INT, "sizes")
@@ -85,12 +86,12 @@ class Table(Sequence[Row]):
         _check_range(_known(checksums), 2**32 - 1, "checksums")
         specs = _specs(dtypes, shapes)
         boxes = _boxes(rows, specs) if _SLICE in lengths else None
-        expected = [spec.nbytes for spec in specs] if boxes is None else list(map(nbytes, specs, boxes))
+        expected = tuple([spec.nbytes for spec in specs] if boxes is None else map(nbytes, specs, boxes))
         if sizes != expected:
             name, found, size = next(each for each in zip(names, sizes, expected, strict=True) if each[1] != each[2])
             raise ValueError(f"gives the tensor {name!r} {found} bytes, where its dtype and shape make {size}")
         _check_names(names, specs, sliced=boxes is not None)
-        return cls(names, specs, files, indexes, offsets, sizes, checksums, boxes)
+        return cls(list(names), specs, files, indexes, offsets, sizes, checksums, boxes)
 
     @functools.cached_property
     def numbers(self) -> dict[str, list[int] | int]:
@@ -177,7 +178,8 @@ def _specs(dtypes: Sequence[Any], shapes: Sequence[Any]) -> list[TensorSpec]:
     check_type(dtypes, str)
     check_type(shapes, list)
     check_type(chain.from_iterable(shapes), int)
-    return list(map(functools.cache(_spec), dtypes, map(tuple, shapes)))
+    made: dict[tuple[str, tuple[int, ...]], TensorSpec] = {}
+    return [made.get(key) or made.setdefault(key, _spec(*key)) for key in zip(dtypes, map(tuple, shapes), strict=True)]
 
 
 def _spec(dtype: str, shape: tuple[int, ...]) -> TensorSpec:
