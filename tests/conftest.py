@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,14 @@ from ckptmgr import CheckpointManager, ledger
 from ckptmgr.storage import Folder
 
 sys.path.insert(0, str(Path(__file__).parent))
+from every_store import running
+from services import S3, Azure, Gcs, Moto, Service
 from stores import MemoryStore
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow tells of CPU features at every start
+# No test asks anybody but servers of this machine, nor uses credentials that are lying about.
+os.environ.update(AWS_EC2_METADATA_DISABLED="true", NO_GCE_CHECK="true", GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT="false")
+os.environ.update(AWS_SHARED_CREDENTIALS_FILE=os.devnull, AWS_CONFIG_FILE=os.devnull)
 
 # Shared machines are noisy: a slow example is no failure, and what failed once must fail again.
 settings.register_profile("ckptmgr", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -52,3 +58,27 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gives up soon what is tried again and again."""
     monkeypatch.setattr(ledger, "PATIENCE_S", 0.2)
     monkeypatch.setattr(ledger, "FIRST_PAUSE_S", 0.0)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Service]:
+    """A real S3 server with the bucket ``test-bucket``."""
+    yield from running(S3())
+
+
+@pytest.fixture(scope="session")
+def gcs_server() -> Iterator[Service]:
+    """A stand-in for Google Cloud Storage with the bucket ``test-bucket``."""
+    yield from running(Gcs())
+
+
+@pytest.fixture(scope="session")
+def azure_server() -> Iterator[Service]:
+    """Microsoft's emulator with the container ``test-container``."""
+    yield from running(Azure())
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[Service]:
+    """An S3 server that does not honour all conditions, with the bucket ``test-bucket``."""
+    yield from running(Moto())

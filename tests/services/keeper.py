@@ -9,8 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-
-GRACE_S = 5.0
+from contextlib import suppress
 
 
 def keep(folder: str, command: list[str]) -> int:
@@ -25,12 +24,8 @@ def keep(folder: str, command: list[str]) -> int:
 def _end_with_input(process: subprocess.Popen[bytes]) -> None:
     while os.read(0, 1 << 10):
         pass
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(GRACE_S)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # what it keeps is not worth a farewell
 
 
 if __name__ == "__main__":

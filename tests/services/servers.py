@@ -5,8 +5,12 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
+
+from azure.core.exceptions import ResourceExistsError
+from azure.storage.blob import BlobServiceClient
 
 from services.azurite import azurite
 from services.process import Service, free_ports, program
@@ -93,6 +97,13 @@ class Azure(Service):
         self.endpoint = f"http://127.0.0.1:{port}"
         options = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "-l", str(folder), "--silent"]
         return [*azurite(), *options, "--disableTelemetry", "--skipApiVersionCheck"]
+
+    def is_ready(self) -> bool:
+        if not super().is_ready():
+            return False
+        with BlobServiceClient.from_connection_string(self.connection_string()) as client, suppress(ResourceExistsError):
+            client.create_container(self.container)
+        return True
 
     def connection_string(self, endpoint: str | None = None) -> str:
         account = f"DefaultEndpointsProtocol=http;AccountName={self.account};AccountKey={self.key};"

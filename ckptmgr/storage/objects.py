@@ -1,0 +1,334 @@
+"""Objects in a bucket of S3, Google Cloud Storage or Azure, through obstore.
+
+The law: a name refers to a whole object, and only when the store says that it has all of it.
+
+- **Whole.** Small files are one request; larger ones are uploads in parts, straight from the memory of the arrays, which
+  appear when they are completed. A failed upload is ended; one whose process died is among `ObjectStore.uploads`.
+- **Conditional.** `ObjectStore.create` and `replace` send their condition with the data, once: sent again after an answer was
+  lost, a request would meet its own effect and be refused. All other requests are repeated by obstore, and by nobody else,
+  with growing random pauses for up to two minutes.
+- **Asked, not assumed.** A server that is not the vendor's own is tried first (`weak.honours`).
+"""
+
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from email.utils import parsedate_to_datetime
+from errno import EACCES, EFBIG, EIO, ENOENT
+from http.client import HTTPException
+from time import time
+from typing import Any, BinaryIO, NamedTuple
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from ckptmgr.storage import clouds, weak
+from ckptmgr.storage.blockfile import open_blocks
+from ckptmgr.storage.clients import Client, client_of
+from ckptmgr.storage.folders import names_of, names_of_prefix
+from ckptmgr.storage.pieces import Pieces, Places, feed
+from ckptmgr.storage.store import Answer, Buffer, Head, Listing, Stored, Upload, Version
+
+logger = logging.getLogger(__name__)
+
+_MIB = 1 << 20
+_PART_NBYTES = 8 * _MIB  # of an upload, unless it would have too many; every store takes 5 MiB
+_MOST_PARTS = 10_000
+_MOST_PART_NBYTES = 5 << 30
+_IN_FLIGHT_NBYTES = 128 * _MIB  # of one upload; they are the arrays' own memory and not copies
+_SMALL_NBYTES = 256 * _MIB  # `read` is for records
+_CHUNK_NBYTES = 1 * _MIB  # of a read on its way to its place
+_CLOCK_S = 10.0
+
+
+class _Version(NamedTuple):
+    e_tag: str | None
+    version: str | None
+
+
+class ObjectStore:
+    """A `Store` below a URL such as ``s3://bucket/run-7``, with storage options as `clouds.cloud` takes them.
+
+    A store may be used from any thread. Its clients are made at the first use, in each process for itself.
+    """
+
+    window_nbytes = _PART_NBYTES
+    workers = 16
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self._cloud = clouds.cloud(url, options)
+        self._options = options
+        place = self._cloud.place
+        self._prefix = place.prefix
+        self.url = f"{url.partition('://')[0]}://{url.partition('://')[2].partition('/')[0]}/{place.prefix}".rstrip("/")
+        self.is_weak = False  # until it is tried
+        self._is_tried = self._cloud.is_vendor
+        self._clients: dict[bool, Any] = {}
+        self._companion: Client | None = None
+
+    def __repr__(self) -> str:
+        return f"ObjectStore({self.url!r})"
+
+    @property
+    def has_remove(self) -> bool:
+        """Not on S3; elsewhere if the store's fsspec client is installed, which has that call."""
+        return not self.is_weak and self._cloud.kind != "S3Store" and self._helper() is not None
+
+    def put(self, key: str, windows: Iterable[Sequence[Buffer]], nbytes: int) -> Stored:
+        """See `Store.put`. Buffers are sent from where they are, several at once."""
+        path, pieces = self._path(key), Pieces(windows, nbytes, self.location(key))
+        part = part_nbytes(nbytes)
+        with self._asking(key), pieces.telling():
+            if nbytes <= _PART_NBYTES:
+                self._obstore.put(self._client(), path, list(pieces) or b"", use_multipart=False)
+            else:
+                sizes = {"chunk_size": part, "max_concurrency": max(_IN_FLIGHT_NBYTES // part, 2)}
+                feed(lambda taken: self._obstore.put(self._client(), path, taken, use_multipart=True, **sizes), pieces)
+        return Stored(nbytes)
+
+    def create(self, key: str, data: bytes) -> Answer:
+        """See `Store.create`."""
+        return self._change(key, data, None)
+
+    def replace(self, key: str, data: bytes, version: Version) -> Answer:
+        """See `Store.replace`. A version is the object's ETag or generation."""
+        return self._change(key, data, version) if isinstance(version, _Version) else Answer.NO
+
+    def remove(self, key: str, version: Version) -> Answer:
+        """See `Store.remove`. Only where `has_remove`."""
+        return self._change(key, None, version) if isinstance(version, _Version) else Answer.NO
+
+    def send(self, key: str, data: bytes | None, version: Version | None) -> Answer:
+        """One conditional request, as it is; see `weak.Conditional`."""
+        if data is None:
+            helper = self._helper()
+            assert helper is not None
+            assert isinstance(version, _Version)
+            return helper.send(self._path(key), None, version.version or version.e_tag)
+        known = {name: value for name, value in (version or _Version(None, None))._asdict().items() if value}  # type: ignore[attr-defined]
+        obstore = self._obstore
+        try:
+            obstore.put(self._client(is_once=True), self._path(key), data, mode=known or "create")
+        except (obstore.exceptions.AlreadyExistsError, obstore.exceptions.PreconditionError):
+            return Answer.NO
+        except (obstore.exceptions.BaseError, FileNotFoundError) as error:
+            told = self._told(error, key)
+            if isinstance(told, FileNotFoundError) and known and not _names_bucket(error):
+                return Answer.NO
+            if _status(error) in _REFUSED or isinstance(told, FileNotFoundError | PermissionError):
+                raise told from error
+            logger.warning("it is not known whether a change was made: %s", told)
+            return Answer.LOST
+        return Answer.OK
+
+    def read(self, key: str) -> tuple[bytes, Version] | None:
+        """See `Store.read`. Raises OSError (EFBIG) if the object is not small at all (256 MiB)."""
+        try:
+            with self._asking(key):
+                found = self._obstore.get(self._client(), self._path(key))
+                if found.meta["size"] > _SMALL_NBYTES:
+                    raise OSError(EFBIG, "too large to be read at once", self.location(key))
+                return bytes(found.bytes()), _Version(found.meta["e_tag"], found.meta["version"])
+        except FileNotFoundError as error:
+            _raise_if_bucket(error)
+            return None
+
+    def read_into(self, key: str, offset: int, buffers: Sequence[Buffer]) -> None:
+        """See `Store.read_into`. One range, which goes on where it broke off; memory for one chunk of it."""
+        places = Places(buffers)
+        if places.nbytes == 0:
+            return
+        end = offset + places.nbytes
+        short = EOFError(f"{self.location(key)!r} ends before byte {end}")
+        try:
+            with self._asking(key):
+                found = self._obstore.get(self._client(), self._path(key), options={"range": (offset, end)})
+                if found.range[1] < end:
+                    raise short
+                for chunk in found.stream(_CHUNK_NBYTES):
+                    places.fill(chunk)
+        except FileNotFoundError:
+            raise
+        except OSError as error:  # every store has its own words when a range begins behind the end
+            head = self.head(key)
+            if head is None or head.nbytes >= end:
+                raise
+            raise short from error
+        if places.left:
+            raise short
+
+    def file(self, key: str) -> BinaryIO:
+        """See `Store.file`."""
+        head = self.head(key)
+        if head is None:
+            raise FileNotFoundError(ENOENT, "no such object", self.location(key))
+        return open_blocks(head.nbytes, lambda offset, buffers: self.read_into(key, offset, buffers))
+
+    def head(self, key: str) -> Head | None:
+        """See `Store.head`. Times are in whole seconds: not all that tell them tell more."""
+        try:
+            with self._asking(key):
+                return _head(self._obstore.head(self._client(), self._path(key)))
+        except FileNotFoundError as error:
+            _raise_if_bucket(error)
+            return None
+
+    def list(self, prefix: str) -> Listing:
+        """See `Store.list`; one request for each thousand names."""
+        names_of_prefix(prefix)
+        where = self._prefix + prefix
+        with self._asking(prefix):
+            found = self._obstore.list_with_delimiter(self._client(), where or None)
+        # A console may have put an empty object under the folder's own name, which comes without its slash.
+        names = [(meta["path"].removeprefix(where), meta) for meta in found["objects"] if meta["path"].startswith(where)]
+        files = {name: _head(meta) for name, meta in sorted(names, key=lambda each: each[0]) if name and "/" not in name}
+        return Listing(files, tuple(sorted(folder.removeprefix(where) for folder in found["common_prefixes"])))
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """See `Store.delete`; one request for many, where the store has that."""
+        paths = [self._path(key) for key in keys if not key.endswith("/")]
+        if not paths:
+            return
+        with self._asking(""):
+            try:
+                self._obstore.delete(self._client(), paths)
+            except FileNotFoundError as error:  # nobody says which, nor whether it came to the others
+                _raise_if_bucket(error)
+                for path in paths:
+                    with suppress(FileNotFoundError):
+                        self._obstore.delete(self._client(), path)
+
+    def uploads(self, prefix: str) -> Sequence[Upload]:
+        """See `Store.uploads`. Empty on Azure, where they end by themselves, and without the store's fsspec client."""
+        helper = self._helper()
+        if helper is None:
+            return []
+        found = helper.uploads(self._prefix + prefix)
+        return [Upload(key.removeprefix(self._prefix), identity, modified) for key, identity, modified in found]
+
+    def abort(self, upload: Upload) -> None:
+        """See `Store.abort`."""
+        helper = self._helper()
+        if helper is not None:
+            helper.abort(Upload(self._path(upload.key), upload.id, upload.modified))
+
+    def now(self) -> float:
+        """See `Store.now`: the time in any answer of the server, or this machine's if none comes."""
+        try:
+            with urlopen(Request(self._cloud.endpoint, method="HEAD"), timeout=_CLOCK_S) as answer:
+                stamp = answer.headers.get("Date")
+        except HTTPError as error:  # it need not let us in to tell the time
+            stamp = error.headers.get("Date")
+        except (OSError, HTTPException):
+            return time()
+        try:
+            return parsedate_to_datetime(stamp).timestamp()
+        except (TypeError, ValueError):
+            return time()
+
+    def location(self, key: str) -> str:
+        """See `Store.location`: a URL."""
+        return f"{self.url}/{key}" if key else self.url
+
+    def _change(self, key: str, data: bytes | None, version: Version | None) -> Answer:
+        if not self._is_tried:
+            self.is_weak = not weak.honours(self, self.url)
+            self._is_tried = True
+        if not self.is_weak:
+            return self.send(key, data, version)
+        change = (lambda: self.put(key, [[data]], len(data))) if data is not None else (lambda: self.delete([key]))
+        return weak.check_then(self, key, version, change)
+
+    def _path(self, key: str) -> str:
+        names_of(key)
+        return self._prefix + key
+
+    @property
+    def _obstore(self) -> Any:
+        return _obstore()
+
+    def _client(self, *, is_once: bool = False) -> Any:
+        with _guard:
+            if is_once not in self._clients:
+                self._clients[is_once] = self._cloud.client(is_once=is_once)
+            return self._clients[is_once]
+
+    def _helper(self) -> Client | None:
+        """The same bucket through its fsspec client, for the few calls that obstore lacks; None if that is not installed."""
+        if self._companion is None:
+            self._companion = client_of(self._cloud.place, self._options)
+        return self._companion
+
+    @contextmanager
+    def _asking(self, key: str) -> Iterator[None]:
+        """Lets obstore's errors be the OSErrors that they are, with the location."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise self._told(error, key) from error
+        except Exception as error:
+            if isinstance(error, _obstore().exceptions.BaseError):
+                raise self._told(error, key) from error
+            raise
+
+    def _told(self, error: BaseException, key: str) -> OSError:
+        where = self.location(key)
+        if isinstance(error, OSError) and error.filename:
+            return error
+        if isinstance(error, FileNotFoundError):
+            return FileNotFoundError(ENOENT, "the bucket does not exist" if _names_bucket(error) else "no such object", where)
+        known = _obstore().exceptions
+        text = _QUERY.sub("?...", str(error).partition("\n\nDebug source")[0])
+        if isinstance(error, known.PermissionDeniedError | known.UnauthenticatedError):
+            return PermissionError(EACCES, text, where)
+        return OSError(EIO, text, where)
+
+
+def part_nbytes(nbytes: int) -> int:
+    """The size of the parts of an upload: 8 MiB, or more where there would be more than 10,000.
+
+    Raises:
+        OSError: no store takes a file of that size.
+    """
+    part = max(_PART_NBYTES, -(-nbytes // _MOST_PARTS // _MIB) * _MIB)
+    part += 0 if part * _MOST_PARTS >= nbytes else _MIB
+    if part > _MOST_PART_NBYTES:
+        raise OSError(EFBIG, f"{nbytes} bytes are more than an object store takes in one object")
+    return part
+
+
+_REFUSED = frozenset({400, 401, 403, 404, 405, 411, 413, 414, 415, 501})  # answers that prove that nothing was changed
+_STATUS = re.compile(r"status code: (\d{3})")
+_QUERY = re.compile(r"\?[^\s,]*")  # may hold a signature
+_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|The specified bucket does not exist|ResourceNotFound")
+_guard = threading.RLock()
+_used_by: set[int] = set()
+
+
+def _obstore() -> Any:
+    """The module. Its threads do not live on in a forked child, where every call would wait for ever."""
+    _used_by.add(os.getpid())
+    if len(_used_by) > 1:
+        reason = "this process was forked from one that had used obstore, whose threads are gone"
+        raise RuntimeError(f"{reason}: start it with 'spawn' or 'forkserver', or give storage_options={{'client': 'fsspec'}}")
+    return clouds.module("obstore")
+
+
+def _head(meta: Mapping[str, Any]) -> Head:
+    return Head(meta["size"], float(int(meta["last_modified"].timestamp())))
+
+
+def _status(error: BaseException | None) -> int | None:
+    found = _STATUS.search(str(error))
+    return int(found[1]) if found else None
+
+
+def _raise_if_bucket(error: FileNotFoundError) -> None:
+    if _names_bucket(error):
+        raise error
+
+
+def _names_bucket(error: BaseException) -> bool:
+    return _BUCKET.search(str(error.__cause__ or error)) is not None
