@@ -13,7 +13,7 @@ from ckptmgr.storage import Folder
 
 sys.path.insert(0, str(Path(__file__).parent))
 from every_store import running
-from services import S3, Azure, Gcs, Moto, Service
+from services import S3, Azure, Gcs, Moto, Proxy, Service
 from stores import MemoryStore
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow tells of CPU features at every start
@@ -80,5 +80,13 @@ def azure_server() -> Iterator[Service]:
 
 @pytest.fixture(scope="session")
 def moto_server() -> Iterator[Service]:
-    """An S3 server that does not honour all conditions, with the bucket ``test-bucket``."""
+    """moto's S3 with the bucket ``test-bucket``; it takes any signature."""
     yield from running(Moto())
+
+
+@pytest.fixture(scope="session")
+def careless(moto_server: Service) -> Iterator[Service]:
+    """The same, with no regard for conditions."""
+    with Proxy(moto_server.endpoint) as proxy:
+        proxy.rules({"do": "strip", "names": ["If-Match", "If-None-Match"]})
+        yield proxy

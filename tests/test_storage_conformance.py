@@ -1,5 +1,6 @@
 """What every `Store` does, whatever keeps the files. A new store gets a line in `every_store` and passes all of it."""
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -44,6 +45,13 @@ def is_empty(store: Store) -> bool:
 def skip_if_uploads_are_unseen(store: Store) -> None:
     if store.url.startswith("az:"):
         pytest.skip("Azure does not list unfinished uploads, and forgets them by itself")
+
+
+def wait_for_upload(store: Store) -> None:
+    """Some begin it in a thread of their own."""
+    deadline = time.monotonic() + 30
+    while not store.uploads("") and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def put(store: Store, key: str, data: bytes) -> None:
@@ -152,6 +160,7 @@ def test_an_unfinished_put_is_an_upload_and_nothing_else(store: Store) -> None:
 
     def windows() -> Iterator[list[bytes]]:
         yield [b"n" * LARGE]
+        wait_for_upload(store)
         seen.append((content(store, "a/file"), set(store.list("a/").files), store.head("a/file").nbytes))
         seen.append([len(store.uploads(prefix)) for prefix in ("", "a/", "b/")])
         seen.append([upload.key.startswith("a/") for upload in store.uploads("")])
@@ -169,6 +178,7 @@ def test_the_writer_of_an_aborted_upload_fails_and_nothing_appears(store: Store)
 
     def windows() -> Iterator[list[bytes]]:
         yield [b"h" * LARGE]
+        wait_for_upload(store)
         for upload in store.uploads("a/"):
             store.abort(upload)
             store.abort(upload)

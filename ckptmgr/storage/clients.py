@@ -87,6 +87,7 @@ class S3Client:
         async def ask() -> object:
             await self._once.set_session()
             client = await self._once.get_s3(self._bucket)
+            _send_once(await client._endpoint.http_session._get_session(None))
             return await client.put_object(Bucket=self._bucket, Key=path, Body=data, **condition)
 
         status, error = self._told(self._once, ask, path)
@@ -186,6 +187,7 @@ class GcsClient:
 
         async def ask() -> _Answered:
             await fs._set_session()
+            _send_once(fs.session)
             # The path is quoted already, and its slashes must stay as they are.
             where = yarl.URL(url, encoded=True).update_query(fs._get_params(dict(query)))
             async with fs.session.request(method, where, headers=fs._get_headers(None), data=data) as answer:
@@ -219,8 +221,11 @@ class AzureClient:
 
     def send(self, path: str, data: bytes | None, version: Version | None) -> Answer:
         condition = {} if version is None else {"etag": version, "match_condition": self._match.IfNotModified}
+        transport = self.fs.service_client._pipeline._transport
 
         async def ask() -> object:
+            await transport.open()
+            _send_once(transport.session)
             async with self._blob(path) as blob:
                 if data is None:
                     return await blob.delete_blob(**condition, retry_total=0)
@@ -260,6 +265,11 @@ def _filesystem(scheme: str, options: Mapping[str, Any]) -> Any:
 
 def _sync(loop: Any, ask: Callable[[], Any]) -> Any:
     return module("fsspec.asyn").sync(loop, ask, timeout=_TIMEOUT_S)  # brings asyncio along, which few need
+
+
+def _send_once(session: Any) -> None:
+    """Keeps aiohttp from sending a PUT or DELETE again over a new connection when one breaks: there is no public switch."""
+    session._retry_connection = False
 
 
 def _unless_absent(told: tuple[Any, BaseException | None]) -> tuple[bytes, Version] | None:

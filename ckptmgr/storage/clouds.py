@@ -167,9 +167,9 @@ def _gcs(place: Place, given: _Options) -> Cloud:
     elif hasattr(token, "refresh"):  # of google.auth
         provider = lambda: module("obstore.auth.google").GoogleCredentialProvider(token)  # noqa: E731
     elif token not in (None, "google_default", "cloud"):
-        raise TypeError(
-            f"token: {type(token).__name__} is neither 'anon', 'google_default', a file, a service account nor a credential"
-        )
+        kind = repr(token) if isinstance(token, str) else type(token).__name__
+        known = "'anon', 'google_default', a file, a service account, a credential of google.auth"
+        raise TypeError(f"token: {kind} is none of {known} (with client='fsspec' gcsfs gets it)")
     return Cloud(place, "GCSStore", where, endpoint is None, _set(config), provider)
 
 

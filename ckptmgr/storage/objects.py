@@ -279,10 +279,11 @@ class ObjectStore:
             return error
         if isinstance(error, FileNotFoundError):
             return FileNotFoundError(ENOENT, "the bucket does not exist" if _names_bucket(error) else "no such object", where)
-        known = _obstore().exceptions
         text = _QUERY.sub("?...", str(error).partition("\n\nDebug source")[0])
-        if isinstance(error, known.PermissionDeniedError | known.UnauthenticatedError):
+        if _status(error) in (401, 403):
             return PermissionError(EACCES, text, where)
+        if _status(error) == 404 and _names_bucket(error):
+            return FileNotFoundError(ENOENT, "the bucket does not exist", where)
         return OSError(EIO, text, where)
 
 
@@ -301,7 +302,7 @@ def part_nbytes(nbytes: int) -> int:
 
 _REFUSED = frozenset({400, 401, 403, 404, 405, 411, 413, 414, 415, 501})  # answers that prove that nothing was changed
 _STATUS = re.compile(r"status code: (\d{3})")
-_QUERY = re.compile(r"\?[^\s,]*")  # may hold a signature
+_QUERY = re.compile(r"\?[\w-]+=[^\s,]*")  # may hold a signature
 _BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|The specified bucket does not exist|ResourceNotFound")
 _guard = threading.RLock()
 _used_by: set[int] = set()

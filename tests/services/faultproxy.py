@@ -93,6 +93,9 @@ class Connection:
         answered = await self.without_server(rule, chunks)
         if answered is not None:
             return answered
+        if rule.action == "strip":
+            names = "|".join(map(re.escape, rule["names"])).encode()
+            head = Head(re.sub(rb"(?i)\r\n(?:%b):[^\r]*" % names, b"", head.raw), head.line, head.headers)
         if rule.action == "reset_req":
             return await self.cut_request(head, chunks, rule.get("bytes", 0))
         if rule.action == "dup":

@@ -64,7 +64,7 @@ class S3(Service):
 
 
 class Moto(Service):
-    """moto's S3: takes any signature, and does not honour If-Match."""
+    """moto's S3: takes any signature."""
 
     bucket = "test-bucket"
 

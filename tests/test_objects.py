@@ -1,0 +1,208 @@
+"""What is special about object stores: requests that are sent once or again, broken reads, uploads that are left."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from every_store import options
+from services import S3, Proxy, Service
+
+from ckptmgr import MissingDependencyError
+from ckptmgr.storage import Answer, ObjectStore, Store, clouds, open_folder
+
+pytestmark = pytest.mark.xdist_group("clouds")
+MIB = 1 << 20
+CLIENTS = ["obstore", "fsspec"]
+
+
+@pytest.fixture(scope="module")
+def shared_proxy(s3_server: S3) -> Iterator[Proxy]:
+    with Proxy(s3_server.endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxy(shared_proxy: Proxy) -> Iterator[Proxy]:
+    """A proxy in front of the S3 server, which makes no faults yet."""
+    shared_proxy.rules()
+    yield shared_proxy
+    shared_proxy.rules()
+    shared_proxy.set()
+
+
+@pytest.fixture(params=CLIENTS)
+def store(request: pytest.FixtureRequest, s3_server: S3, proxy: Proxy, tmp_path: Path) -> Store:
+    """A store behind the proxy, by each client, that has found the server to honour conditions."""
+    store = open_folder(f"s3://test-bucket{tmp_path}", {**options(s3_server, proxy.endpoint), "client": request.param}).store
+    assert store.create("probed", b"x") is Answer.OK
+    proxy.rules()
+    return store
+
+
+def puts(proxy: Proxy) -> int:
+    return sum(each["method"] == "PUT" for each in proxy.requests())
+
+
+@pytest.mark.parametrize("fault", ["lose", "late"])
+def test_a_lost_answer_is_lost_and_the_request_is_not_repeated(store: Store, proxy: Proxy, fault: str) -> None:
+    store.create("old", b"old")
+    _, version = store.read("old")
+    proxy.rules({"method": "PUT", "do": fault})
+
+    assert store.create("new", b"new") is Answer.LOST
+    assert store.replace("old", b"changed", version) is Answer.LOST
+
+    assert puts(proxy) == 2
+    assert [store.read(key)[0] for key in ("new", "old")] == [b"new", b"changed"]
+
+
+@pytest.mark.parametrize("fault", ["status", "reset"])
+def test_a_request_that_never_arrives_is_lost_too(store: Store, proxy: Proxy, fault: str) -> None:
+    proxy.rules({"method": "PUT", "do": fault})
+
+    assert store.create("new", b"new") is Answer.LOST
+
+    assert puts(proxy) == 1
+    assert store.read("new") is None
+
+
+@pytest.mark.parametrize(("code", "error"), [(403, PermissionError), (400, OSError)])
+def test_a_refusal_that_proves_that_nothing_was_changed_is_an_error(store: Store, proxy: Proxy, code: int, error: type) -> None:
+    proxy.rules({"method": "PUT", "do": "status", "code": code, "body": "<Error><Code>Refused</Code></Error>"})
+
+    with pytest.raises(error) as caught:
+        store.create("new", b"new")
+
+    assert "new" in str(caught.value)
+    assert puts(proxy) == 1
+
+
+def test_a_put_is_repeated(store: Store, proxy: Proxy) -> None:
+    proxy.rules({"method": "PUT", "do": "status", "times": 1}, {"method": "PUT", "do": "lose", "times": 1})
+
+    store.put("file", [[b"data"]], 4)
+
+    assert store.read("file")[0] == b"data"
+    assert puts(proxy) == 3
+
+
+@pytest.mark.parametrize("fault", ["status", "lose"])
+@pytest.mark.parametrize("request_of", ["POST.*uploads", "PUT.*partNumber=2", "POST.*uploadId"])
+def test_an_upload_survives_a_fault_at_any_of_its_requests(proxy: Proxy, s3_server: S3, tmp_path, request_of, fault) -> None:
+    store = open_folder(f"s3://test-bucket{tmp_path}", options(s3_server, proxy.endpoint)).store
+    method, _, path = request_of.partition(".*")
+    data = np.random.default_rng(0).integers(0, 255, 20 * MIB, np.uint8)
+    proxy.rules({"method": method, "path": path, "do": fault, "times": 1})
+
+    store.put("file", [[data]], data.nbytes)
+
+    back = np.empty_like(data)
+    store.read_into("file", 0, [back])
+    assert (back == data).all()
+    assert [each["fault"] for each in proxy.requests()].count(fault) == 1
+
+
+def test_a_broken_range_goes_on_where_it_broke(proxy: Proxy, s3_server: S3, tmp_path: Path) -> None:
+    store = open_folder(f"s3://test-bucket{tmp_path}", options(s3_server, proxy.endpoint)).store
+    data = np.random.default_rng(0).integers(0, 255, 8 * MIB, np.uint8)
+    store.put("file", [[data]], data.nbytes)
+    proxy.rules({"method": "GET", "do": "reset_resp", "bytes": 5 * MIB, "times": 1})
+
+    back = np.empty(6 * MIB, np.uint8)
+    store.read_into("file", MIB, [back[: 2 * MIB], back[2 * MIB :]])
+
+    assert (back == data[MIB : 7 * MIB]).all()
+    assert [(each["status"], each["fault"]) for each in proxy.requests()] == [(206, "reset_resp"), (206, None)]
+
+
+def test_an_upload_whose_writer_was_killed_is_listed_and_ended(s3_server: S3, tmp_path: Path) -> None:
+    url, given = f"s3://test-bucket{tmp_path}", options(s3_server)
+    script = f"""
+from ckptmgr.storage import open_folder
+import time
+store = open_folder({url!r}, {given!r}).store
+def windows():
+    yield [bytes(9 << 20)]
+    while not store.uploads("a/"):
+        time.sleep(0.01)
+    print("begun", flush=True)
+    time.sleep(60)
+store.put("a/file", windows(), 18 << 20)
+"""
+    writer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert writer.stdout.readline() == b"begun\n"
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.wait()
+    writer.stdout.close()
+    store = open_folder(url, given).store
+
+    found = store.uploads("a/")
+
+    assert [upload.key for upload in found] == ["a/file"]
+    assert abs(found[0].modified - store.now()) < 60
+    assert store.uploads("b/") == []
+    store.abort(found[0])
+    store.abort(found[0])
+    assert store.uploads("") == []
+
+
+def test_the_clock_is_the_server_s(s3_server: S3, gcs_server: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stores = [
+        ObjectStore(f"s3://test-bucket{tmp_path}", **options(s3_server)),
+        ObjectStore("gs://test-bucket", **options(gcs_server)),
+    ]
+    now = time.time()
+    monkeypatch.setattr("ckptmgr.storage.objects.time", lambda: 0.0)
+
+    assert [abs(store.now() - now) < 60 for store in stores] == [True, True]
+
+
+def test_a_missing_bucket_is_not_an_empty_one(s3_server: S3, gcs_server: Service, azure_server: Service) -> None:
+    for url, server in (
+        ("s3://no-such-bucket", s3_server),
+        ("gs://no-such-bucket", gcs_server),
+        ("az://no-such-box", azure_server),
+    ):
+        store = ObjectStore(f"{url}/run", **options(server))
+
+        for ask in (lambda s=store: s.read("x"), lambda s=store: s.list(""), lambda s=store: s.create("x", b"")):
+            with pytest.raises(FileNotFoundError, match=r"the bucket does not exist.*no-such"):
+                ask()
+
+
+def test_wrong_keys_are_a_permission_error(s3_server: S3) -> None:
+    store = ObjectStore("s3://test-bucket/run", **{**options(s3_server), "secret": "wrong"})
+
+    for ask in (lambda: store.read("x"), lambda: store.list(""), lambda: store.create("x", b"")):
+        with pytest.raises(PermissionError):
+            ask()
+
+
+def test_a_forked_child_is_told_that_it_cannot(s3_server: S3, tmp_path: Path) -> None:
+    store = ObjectStore(f"s3://test-bucket{tmp_path}", **options(s3_server))
+    store.read("x")
+    child = os.fork()
+    if child == 0:
+        try:
+            store.read("x")
+        except RuntimeError as error:
+            os._exit(7 if "spawn" in str(error) else 1)
+        os._exit(2)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_without_obstore_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    monkeypatch.setitem(sys.modules, "obstore.store", None)
+
+    with pytest.raises(MissingDependencyError, match="pip install obstore"):
+        clouds.module("obstore.store")
+    with pytest.raises(MissingDependencyError, match="pip install obstore"):
+        open_folder("s3://bucket/run", {"anon": True, "client": "obstore"}).read("x")
