@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from every_store import options
+from every_store import CLOUDS, REMOTE, options
 from services import S3, Proxy, Service
 
 from ckptmgr import MissingDependencyError
@@ -18,7 +18,7 @@ from ckptmgr.storage import Answer, ObjectStore, Store, clouds, open_folder
 
 pytestmark = pytest.mark.xdist_group("clouds")
 MIB = 1 << 20
-CLIENTS = ["obstore", "fsspec"]
+CHANGING = ("PUT", "POST", "DELETE")
 
 
 @pytest.fixture(scope="module")
@@ -36,60 +36,74 @@ def proxy(shared_proxy: Proxy) -> Iterator[Proxy]:
     shared_proxy.set()
 
 
-@pytest.fixture(params=CLIENTS)
-def store(request: pytest.FixtureRequest, s3_server: S3, proxy: Proxy, tmp_path: Path) -> Store:
-    """A store behind the proxy, by each client, that has found the server to honour conditions."""
-    store = open_folder(f"s3://test-bucket{tmp_path}", {**options(s3_server, proxy.endpoint), "client": request.param}).store
-    assert store.create("probed", b"x") is Answer.OK
-    proxy.rules()
-    return store
+@pytest.fixture(params=REMOTE)
+def told(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Store, Proxy]]:
+    """A store of each cloud by each client, that has found its server to honour conditions, and the proxy between."""
+    cloud, _, client = request.param.partition("-")
+    server = request.getfixturevalue(f"{cloud}_server")
+    with Proxy(server.endpoint) as proxy:
+        given = {**options(server, proxy.endpoint), "client": client or "obstore"}
+        store = open_folder(f"{CLOUDS[cloud][1]}{tmp_path}", given).store
+        assert store.create("probed", b"x") is Answer.OK
+        proxy.rules()
+        yield store, proxy
 
 
-def puts(proxy: Proxy) -> int:
-    return sum(each["method"] == "PUT" for each in proxy.requests())
+def change(**rule: object) -> list[dict]:
+    """The rule, for every request that changes anything."""
+    return [{"method": method, **rule} for method in CHANGING]
+
+
+def changes(proxy: Proxy) -> int:
+    return sum(each["method"] in CHANGING for each in proxy.requests())
 
 
 @pytest.mark.parametrize("fault", ["lose", "late"])
-def test_a_lost_answer_is_lost_and_the_request_is_not_repeated(store: Store, proxy: Proxy, fault: str) -> None:
+def test_a_lost_answer_is_lost_and_the_request_is_not_repeated(told: tuple[Store, Proxy], fault: str) -> None:
+    store, proxy = told
     store.create("old", b"old")
     _, version = store.read("old")
-    proxy.rules({"method": "PUT", "do": fault})
+    proxy.rules(*change(do=fault))
 
     assert store.create("new", b"new") is Answer.LOST
     assert store.replace("old", b"changed", version) is Answer.LOST
 
-    assert puts(proxy) == 2
+    assert changes(proxy) == 2
     assert [store.read(key)[0] for key in ("new", "old")] == [b"new", b"changed"]
 
 
 @pytest.mark.parametrize("fault", ["status", "reset"])
-def test_a_request_that_never_arrives_is_lost_too(store: Store, proxy: Proxy, fault: str) -> None:
-    proxy.rules({"method": "PUT", "do": fault})
+def test_a_request_that_never_arrives_is_lost_too(told: tuple[Store, Proxy], fault: str) -> None:
+    store, proxy = told
+    proxy.rules(*change(do=fault))
 
     assert store.create("new", b"new") is Answer.LOST
 
-    assert puts(proxy) == 1
+    assert changes(proxy) == 1
     assert store.read("new") is None
 
 
 @pytest.mark.parametrize(("code", "error"), [(403, PermissionError), (400, OSError)])
-def test_a_refusal_that_proves_that_nothing_was_changed_is_an_error(store: Store, proxy: Proxy, code: int, error: type) -> None:
-    proxy.rules({"method": "PUT", "do": "status", "code": code, "body": "<Error><Code>Refused</Code></Error>"})
+def test_a_refusal_that_proves_that_nothing_was_changed_is_an_error(told: tuple[Store, Proxy], code: int, error: type) -> None:
+    store, proxy = told
+    proxy.rules(*change(do="status", code=code, body="<Error><Code>Refused</Code><Message>No.</Message></Error>"))
 
     with pytest.raises(error) as caught:
         store.create("new", b"new")
 
     assert "new" in str(caught.value)
-    assert puts(proxy) == 1
+    assert changes(proxy) == 1
 
 
-def test_a_put_is_repeated(store: Store, proxy: Proxy) -> None:
+@pytest.mark.parametrize("told", CLOUDS, indirect=True)
+def test_a_put_is_repeated(told: tuple[Store, Proxy]) -> None:
+    store, proxy = told
     proxy.rules({"method": "PUT", "do": "status", "times": 1}, {"method": "PUT", "do": "lose", "times": 1})
 
     store.put("file", [[b"data"]], 4)
 
     assert store.read("file")[0] == b"data"
-    assert puts(proxy) == 3
+    assert changes(proxy) == 3
 
 
 @pytest.mark.parametrize("fault", ["status", "lose"])
