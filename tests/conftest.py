@@ -79,6 +79,27 @@ def azure_server() -> Iterator[Service]:
 
 
 @pytest.fixture(scope="session")
+def s3_proxy(s3_server: Service) -> Iterator[Proxy]:
+    """A proxy in front of that, for faults."""
+    with Proxy(s3_server.endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def gcs_proxy(gcs_server: Service) -> Iterator[Proxy]:
+    """A proxy in front of that, for faults."""
+    with Proxy(gcs_server.endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def azure_proxy(azure_server: Service) -> Iterator[Proxy]:
+    """A proxy in front of that, for faults."""
+    with Proxy(azure_server.endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
 def moto_server() -> Iterator[Service]:
     """moto's S3 with the bucket ``test-bucket``; it takes any signature."""
     yield from running(Moto())

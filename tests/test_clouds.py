@@ -168,7 +168,7 @@ def test_options_about_caches_mean_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("nbytes", "part"),
-    [(0, 8 << 20), (8 << 20, 8 << 20), (10_000 * (8 << 20), 8 << 20), (10_000 * (8 << 20) + 1, 9 << 20), (5 << 40, 525 << 20)],
+    [(0, 16 << 20), (17 << 20, 16 << 20), (10_000 << 24, 16 << 20), ((10_000 << 24) + 1, 17 << 20), (5 << 40, 525 << 20)],
 )
 def test_parts_are_as_large_as_they_must_be(nbytes: int, part: int) -> None:
     assert part_nbytes(nbytes) == part

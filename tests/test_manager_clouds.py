@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from every_store import REMOTE, WEAK, place
+from every_store import REMOTE, WEAK, options, place
 from runs import state
 
 from ckptmgr import CheckpointError, CheckpointManager, KeepLast, StepExistsError
@@ -105,3 +105,24 @@ def test_a_store_that_ignores_conditions_takes_one_writer_and_says_so(where: dic
     assert restored(manager) == 2
     assert [info.step for info in manager.steps()] == [2]
     assert manager.folder.store.is_weak
+
+
+@pytest.mark.parametrize("fault", ["lose", "reset"])
+@pytest.mark.parametrize("nth", [1, 2], ids=["claim", "commit"])
+@pytest.mark.parametrize("name", ["s3", "gcs", "azure", "s3-fsspec", "gcs-fsspec", "azure-fsspec"])
+def test_an_answer_that_is_lost_changes_nothing(name: str, nth: int, fault: str, request: pytest.FixtureRequest) -> None:
+    cloud, _, client = name.partition("-")
+    server = request.getfixturevalue(f"{cloud}_server")
+    url, given = place(name, request)
+    proxy = request.getfixturevalue(f"{cloud}_proxy")
+    manager = CheckpointManager(url, storage_options={**options(server, proxy.endpoint), "client": client or "obstore"})
+    manager.save(1, state(1))
+    of_records = {"path": "00000002.*manifest", "nth": nth, "do": fault}
+    proxy.rules(*({"method": method, **of_records} for method in ("PUT", "POST")))
+
+    manager.save(2, state(2))
+
+    assert [each["fault"] for each in proxy.requests()].count(fault) == 1
+    reader = CheckpointManager(url, storage_options=given)
+    assert [info.step for info in reader.steps()] == [1, 2]
+    assert restored(reader) == 2

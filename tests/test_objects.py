@@ -21,32 +21,25 @@ MIB = 1 << 20
 CHANGING = ("PUT", "POST", "DELETE")
 
 
-@pytest.fixture(scope="module")
-def shared_proxy(s3_server: S3) -> Iterator[Proxy]:
-    with Proxy(s3_server.endpoint) as proxy:
-        yield proxy
-
-
 @pytest.fixture
-def proxy(shared_proxy: Proxy) -> Iterator[Proxy]:
+def proxy(s3_proxy: Proxy) -> Iterator[Proxy]:
     """A proxy in front of the S3 server, which makes no faults yet."""
-    shared_proxy.rules()
-    yield shared_proxy
-    shared_proxy.rules()
-    shared_proxy.set()
+    s3_proxy.rules()
+    yield s3_proxy
+    s3_proxy.rules()
 
 
 @pytest.fixture(params=REMOTE)
 def told(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Store, Proxy]]:
     """A store of each cloud by each client, that has found its server to honour conditions, and the proxy between."""
     cloud, _, client = request.param.partition("-")
-    server = request.getfixturevalue(f"{cloud}_server")
-    with Proxy(server.endpoint) as proxy:
-        given = {**options(server, proxy.endpoint), "client": client or "obstore"}
-        store = open_folder(f"{CLOUDS[cloud][1]}{tmp_path}", given).store
-        assert store.create("probed", b"x") is Answer.OK
-        proxy.rules()
-        yield store, proxy
+    server, proxy = (request.getfixturevalue(f"{cloud}_{kind}") for kind in ("server", "proxy"))
+    proxy.rules()
+    given = {**options(server, proxy.endpoint), "client": client or "obstore"}
+    store = open_folder(f"{CLOUDS[cloud][1]}{tmp_path}", given).store
+    assert store.create("probed", b"x") is Answer.OK
+    yield store, proxy
+    proxy.rules()
 
 
 def change(**rule: object) -> list[dict]:

@@ -14,7 +14,7 @@ from every_store import STORES, empty_store
 from ckptmgr.storage import Answer, Folder, Store
 
 OK, NO = Answer.OK, Answer.NO
-LARGE = 9 << 20  # more than one part of an upload
+LARGE = 17 << 20  # more than one part of an upload
 
 
 @pytest.fixture(params=STORES)

@@ -34,7 +34,8 @@ from ckptmgr.storage.store import Answer, Buffer, Head, Listing, Stored, Upload,
 logger = logging.getLogger(__name__)
 
 _MIB = 1 << 20
-_PART_NBYTES = 8 * _MIB  # of an upload, unless it would have too many; every store takes 5 MiB
+_PART_NBYTES = 16 * _MIB  # of an upload, unless it would have too many; every store takes 5 MiB
+_WINDOW_NBYTES = 8 * _MIB
 _MOST_PARTS = 10_000
 _MOST_PART_NBYTES = 5 << 30
 _IN_FLIGHT_NBYTES = 128 * _MIB  # of one upload; they are the arrays' own memory and not copies
@@ -54,8 +55,8 @@ class ObjectStore:
     A store may be used from any thread. Its clients are made at the first use, in each process for itself.
     """
 
-    window_nbytes = _PART_NBYTES
-    workers = 16
+    window_nbytes = _WINDOW_NBYTES
+    workers = 12  # each keeps some 4 MiB on its way
 
     def __init__(self, url: str, **options: Any) -> None:
         self._cloud = clouds.cloud(url, options)
@@ -288,7 +289,7 @@ class ObjectStore:
 
 
 def part_nbytes(nbytes: int) -> int:
-    """The size of the parts of an upload: 8 MiB, or more where there would be more than 10,000.
+    """The size of the parts of an upload: 16 MiB, or more where there would be more than 10,000.
 
     Raises:
         OSError: no store takes a file of that size.
