@@ -9,7 +9,7 @@ import pytest
 from services import S3, Azure, Gcs, Moto, Service, ServiceMissing
 from stores import MemoryStore
 
-from ckptmgr.storage import PosixStore, Store, open_folder
+from ckptmgr.storage import FilesystemStore, PosixStore, Store, open_folder
 
 CLOUDS = {
     "s3": ("s3", "s3://test-bucket"),
@@ -19,6 +19,7 @@ CLOUDS = {
 LOCAL: dict[str, Callable[[Path], Store]] = {
     "posix": lambda folder: PosixStore(folder / "run"),
     "memory": lambda _: MemoryStore(),
+    "fsspec-local": lambda folder: FilesystemStore(f"file://{folder}/run"),
     "fsspec-memory": lambda _: open_folder(f"memory://{secrets.token_hex(4)}/run").store,
 }
 REMOTE = [*CLOUDS, *(f"{cloud}-fsspec" for cloud in CLOUDS)]

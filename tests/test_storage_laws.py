@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ckptmgr.storage import Answer, Store
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* does not honour conditional writes")
 KEYS = ["a", "b", "s/a", "s/t/a", "s/t/b"]
 CALLS = st.tuples(st.sampled_from(["put", "create", "replace", "remove", "delete"]), st.sampled_from(KEYS), st.booleans())
 SAME_FIXTURE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -52,8 +52,12 @@ class Client(Protocol):
 
 def client_of(place: Place, options: Mapping[str, Any]) -> Client | None:
     """The client of a bucket, or None if the package for it is not installed."""
-    package = _PACKAGES[place.scheme]
-    return _CLIENTS[package](place, dict(options)) if is_installed(package) else None
+    return _CLIENTS[_PACKAGES[place.scheme]](place, dict(options)) if has_client(place) else None
+
+
+def has_client(place: Place) -> bool:
+    """Whether the package for a bucket is installed."""
+    return is_installed(_PACKAGES[place.scheme])
 
 
 class S3Client:

@@ -26,7 +26,7 @@ from urllib.request import Request, urlopen
 
 from ckptmgr.storage import clouds, weak
 from ckptmgr.storage.blockfile import open_blocks
-from ckptmgr.storage.clients import Client, client_of
+from ckptmgr.storage.clients import Client, client_of, has_client
 from ckptmgr.storage.folders import names_of, names_of_prefix
 from ckptmgr.storage.pieces import Pieces, Places, feed
 from ckptmgr.storage.store import Answer, Buffer, Head, Listing, Stored, Upload, Version
@@ -75,13 +75,13 @@ class ObjectStore:
     @property
     def has_remove(self) -> bool:
         """Not on S3; elsewhere if the store's fsspec client is installed, which has that call."""
-        return not self.is_weak and self._cloud.kind != "S3Store" and self._helper() is not None
+        return not self.is_weak and self._cloud.kind != "S3Store" and has_client(self._cloud.place)
 
     def put(self, key: str, windows: Iterable[Sequence[Buffer]], nbytes: int) -> Stored:
         """See `Store.put`. Buffers are sent from where they are, several at once."""
         path, pieces = self._path(key), Pieces(windows, nbytes, self.location(key))
         part = part_nbytes(nbytes)
-        with self._asking(key), pieces.telling():
+        with pieces.telling(), self._asking(key):
             if nbytes <= _PART_NBYTES:
                 self._obstore.put(self._client(), path, list(pieces) or b"", use_multipart=False)
             else:
@@ -218,7 +218,8 @@ class ObjectStore:
     def now(self) -> float:
         """See `Store.now`: the time in any answer of the server, or this machine's if none comes."""
         try:
-            with urlopen(Request(self._cloud.endpoint, method="HEAD"), timeout=_CLOCK_S) as answer:
+            where = f"{self._cloud.endpoint}/{self._cloud.place.bucket}"  # at its root Amazon sends visitors elsewhere
+            with urlopen(Request(where, method="HEAD"), timeout=_CLOCK_S) as answer:
                 stamp = answer.headers.get("Date")
         except HTTPError as error:  # it need not let us in to tell the time
             stamp = error.headers.get("Date")
@@ -267,17 +268,14 @@ class ObjectStore:
         """Lets obstore's errors be the OSErrors that they are, with the location."""
         try:
             yield
-        except FileNotFoundError as error:
-            raise self._told(error, key) from error
         except Exception as error:
-            if isinstance(error, _obstore().exceptions.BaseError):
+            is_theirs = isinstance(error, FileNotFoundError) and not error.filename
+            if is_theirs or isinstance(error, _obstore().exceptions.BaseError):
                 raise self._told(error, key) from error
             raise
 
     def _told(self, error: BaseException, key: str) -> OSError:
         where = self.location(key)
-        if isinstance(error, OSError) and error.filename:
-            return error
         if isinstance(error, FileNotFoundError):
             return FileNotFoundError(ENOENT, "the bucket does not exist" if _names_bucket(error) else "no such object", where)
         text = _QUERY.sub("?...", str(error).partition("\n\nDebug source")[0])
