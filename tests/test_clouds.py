@@ -43,6 +43,7 @@ def test_keys_of_s3() -> None:
         "session_token": "t",
         "unsigned_payload": True,
         "virtual_hosted_style_request": True,
+        "checksum_algorithm": "CRC64NVME",
     }
     assert (made.endpoint, made.is_vendor) == ("https://s3.eu-west-1.amazonaws.com", True)
     assert "secret" not in repr(made)
@@ -68,6 +69,15 @@ def test_an_endpoint_is_tried_first_and_signed_where_there_is_no_tls(options: di
     assert (made.endpoint, made.is_vendor) == ("http://h:1", False)
     assert (made.config["endpoint"], made.config["unsigned_payload"]) == ("http://h:1", False)
     assert made.config["virtual_hosted_style_request"] is False
+
+
+def test_what_else_is_said_of_objects() -> None:
+    said = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "id", "ChecksumAlgorithm": "SHA256"}
+
+    config = cloud("s3://b", {**KEYS, "s3_additional_kwargs": said}).config
+
+    found = [config[name] for name in ("server_side_encryption", "sse_kms_key_id", "checksum_algorithm")]
+    assert found == ["aws:kms", "id", "SHA256"]
 
 
 def test_an_endpoint_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,31 @@ def test_an_upload_survives_a_fault_at_any_of_its_requests(proxy: Proxy, s3_serv
     assert [each["fault"] for each in proxy.requests()].count(fault) == 1
 
 
+@pytest.mark.parametrize("nbytes", [1_000, 20 * MIB])
+def test_bytes_that_are_damaged_on_their_way_are_refused(proxy: Proxy, s3_server: S3, tmp_path: Path, nbytes: int) -> None:
+    store = open_folder(f"s3://test-bucket{tmp_path}", options(s3_server, proxy.endpoint)).store
+    data = np.random.default_rng(0).integers(0, 255, nbytes, np.uint8)
+    proxy.rules({"method": "PUT", "do": "spoil", "times": 1})
+
+    with pytest.raises(OSError, match="file"):
+        store.put("file", [[data]], nbytes)
+
+    assert store.read("file") is None
+    assert store.uploads("") == []
+
+
+def test_a_server_that_knows_no_checksums_gets_none(s3_server: S3, tmp_path: Path) -> None:
+    with Proxy(s3_server.endpoint) as proxy:
+        proxy.rules({"method": "PUT", "header": {"x-amz-checksum-crc64nvme": "."}, "do": "status", "code": 501})
+        for _ in range(2):
+            store = open_folder(f"s3://test-bucket{tmp_path}", options(s3_server, proxy.endpoint)).store
+            assert store.create("record", b"x") in (Answer.OK, Answer.NO)
+            store.put("file", [[b"data"]], 4)
+
+        assert [each["fault"] for each in proxy.requests()].count("status") == 1
+        assert store.read("file")[0] == b"data"
+
+
 def test_a_broken_range_goes_on_where_it_broke(proxy: Proxy, s3_server: S3, tmp_path: Path) -> None:
     store = open_folder(f"s3://test-bucket{tmp_path}", options(s3_server, proxy.endpoint)).store
     data = np.random.default_rng(0).integers(0, 255, 8 * MIB, np.uint8)

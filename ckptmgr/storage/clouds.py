@@ -57,11 +57,12 @@ class Cloud:
     config: Mapping[str, Any] = field(repr=False)  # secrets
     provider: Callable[[], Any] = field(default=lambda: None, repr=False)  # makes a credential provider, or None
 
-    def client(self, *, is_once: bool = False) -> Any:
-        """A new client; with ``is_once`` one that sends each request once."""
+    def client(self, *, is_once: bool = False, has_checksums: bool = True) -> Any:
+        """A new client; with ``is_once`` one that sends each request once, without ``has_checksums`` one that sends none."""
+        config = {name: value for name, value in self.config.items() if has_checksums or name != "checksum_algorithm"}
         return getattr(module("obstore.store"), self.kind)(
             self.place.bucket,
-            config=dict(self.config),
+            config=config,
             credential_provider=self.provider(),
             client_options={**_TIMEOUTS, "allow_http": self.endpoint.startswith("http:")},
             retry_config=_NO_RETRIES if is_once else _RETRIES,
@@ -142,7 +143,9 @@ def _s3(place: Place, given: _Options) -> Cloud:
         "unsigned_payload": bool(is_tls),
         "virtual_hosted_style_request": style == "virtual" or (endpoint is None and "." not in place.bucket and style == "auto"),
         "request_payer": given.pop("requester_pays", None) or None,
-        **_encryption(given.pop("s3_additional_kwargs", {})),
+        # The server compares it with what arrives, part by part, and it costs next to nothing.
+        "checksum_algorithm": "CRC64NVME",
+        **_additional(given.pop("s3_additional_kwargs", {})),
     }
     where = endpoint or f"https://s3.{region}.amazonaws.com"
     return Cloud(place, "S3Store", where, endpoint is None, _set(config), lambda: _aws_provider(session))
@@ -227,8 +230,9 @@ def _set(config: _Options) -> _Options:
     return {name: value for name, value in config.items() if value is not None}
 
 
-def _encryption(given: Mapping[str, Any]) -> _Options:
+def _additional(given: Mapping[str, Any]) -> _Options:
     known = {"ServerSideEncryption": "server_side_encryption", "SSEKMSKeyId": "sse_kms_key_id"}
+    known["ChecksumAlgorithm"] = "checksum_algorithm"
     if unknown := given.keys() - known:
         raise TypeError(f"unknown s3_additional_kwargs: {', '.join(sorted(unknown))} (with client='fsspec' s3fs gets them)")
     return {known[name]: value for name, value in given.items()}

@@ -236,12 +236,26 @@ class ObjectStore:
 
     def _change(self, key: str, data: bytes | None, version: Version | None) -> Answer:
         if not self._is_tried:
-            self.is_weak = not weak.honours(self, self.url)
+            self.is_weak = not self._honours()
             self._is_tried = True
         if not self.is_weak:
             return self.send(key, data, version)
         change = (lambda: self.put(key, [[data]], len(data))) if data is not None else (lambda: self.delete([key]))
         return weak.check_then(self, key, version, change)
+
+    def _honours(self) -> bool:
+        """Whether conditions are honoured. A server that refuses checksums, as some old ones do, gets none from now on."""
+        try:
+            return weak.honours(self, self.url)
+        except PermissionError:
+            raise
+        except OSError as error:
+            if self._cloud.endpoint in _without_checksums or "checksum_algorithm" not in self._cloud.config:
+                raise
+            logger.info("%r is asked again without checksums: %s", self.url, error)
+            _without_checksums.add(self._cloud.endpoint)
+            self._clients.clear()
+            return weak.honours(self, self.url)
 
     def _path(self, key: str) -> str:
         names_of(key)
@@ -254,7 +268,8 @@ class ObjectStore:
     def _client(self, *, is_once: bool = False) -> Any:
         with _guard:
             if is_once not in self._clients:
-                self._clients[is_once] = self._cloud.client(is_once=is_once)
+                has_checksums = self._cloud.endpoint not in _without_checksums
+                self._clients[is_once] = self._cloud.client(is_once=is_once, has_checksums=has_checksums)
             return self._clients[is_once]
 
     def _helper(self) -> Client | None:
@@ -305,6 +320,7 @@ _QUERY = re.compile(r"\?[\w-]+=[^\s,]*")  # may hold a signature
 _BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|The specified bucket does not exist|ResourceNotFound")
 _guard = threading.RLock()
 _used_by: set[int] = set()
+_without_checksums: set[str] = set()  # servers that refuse them
 
 
 def _obstore() -> Any:

@@ -16,6 +16,7 @@ The first rule that fires wins. Actions, with what the server and the client see
 - ``corrupt``     the bit at ``bytes`` of the response's body is flipped
 - ``hang``        nothing is answered for ``seconds`` (60), then the connection is reset
 - ``delay``       it waits ``seconds`` before the request (``delay_resp``: the response) is passed on
+- ``spoil``       the last bit of the request's body is flipped on its way to the server
 - ``strip``       the headers named in ``names`` are taken out of the request, which moto takes all the same
 - ``dup``         the server gets the request twice, the client the second answer
 - ``stale``       the answer is the last one to the same GET or HEAD

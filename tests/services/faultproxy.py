@@ -98,6 +98,9 @@ class Connection:
             head = Head(re.sub(rb"(?i)\r\n(?:%b):[^\r]*" % names, b"", head.raw), head.line, head.headers)
         if rule.action == "reset_req":
             return await self.cut_request(head, chunks, rule.get("bytes", 0))
+        if rule.action == "spoil":
+            data = await drain(chunks)
+            chunks = again(data[:-1] + bytes([data[-1] ^ 1]))
         if rule.action == "dup":
             data = await drain(chunks)
             await drain((await self.ask(head, again(data))).chunks)
