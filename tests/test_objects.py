@@ -99,13 +99,17 @@ def test_a_put_is_repeated(told: tuple[Store, Proxy]) -> None:
     assert changes(proxy) == 3
 
 
+BEGIN, PART, COMPLETE = ("POST", "uploads"), ("PUT", "partNumber=2"), ("POST", "uploadId")
+REQUESTS = [("s3", BEGIN), ("s3", PART), ("s3", COMPLETE), ("gcs", BEGIN), ("gcs", PART), ("gcs", COMPLETE)]
+REQUESTS += [("azure", ("PUT", "comp=block&")), ("azure", ("PUT", "comp=blocklist"))]
+
+
 @pytest.mark.parametrize("fault", ["status", "lose"])
-@pytest.mark.parametrize("request_of", ["POST.*uploads", "PUT.*partNumber=2", "POST.*uploadId"])
-def test_an_upload_survives_a_fault_at_any_of_its_requests(proxy: Proxy, s3_server: S3, tmp_path, request_of, fault) -> None:
-    store = open_folder(f"s3://test-bucket{tmp_path}", options(s3_server, proxy.endpoint)).store
-    method, _, path = request_of.partition(".*")
+@pytest.mark.parametrize(("told", "asked"), REQUESTS, indirect=["told"])
+def test_an_upload_survives_a_fault_at_any_of_its_requests(told: tuple[Store, Proxy], asked: tuple[str, str], fault: str) -> None:
+    store, proxy = told
     data = np.random.default_rng(0).integers(0, 255, 20 * MIB, np.uint8)
-    proxy.rules({"method": method, "path": path, "do": fault, "times": 1})
+    proxy.rules({"method": asked[0], "path": asked[1], "do": fault, "times": 1})
 
     store.put("file", [[data]], data.nbytes)
 
@@ -113,6 +117,24 @@ def test_an_upload_survives_a_fault_at_any_of_its_requests(proxy: Proxy, s3_serv
     store.read_into("file", 0, [back])
     assert (back == data).all()
     assert [each["fault"] for each in proxy.requests()].count(fault) == 1
+
+
+def test_an_upload_that_was_ended_is_no_success_because_of_an_older_file(s3_server: S3, tmp_path: Path, monkeypatch) -> None:
+    store = open_folder(f"s3://test-bucket{tmp_path}", options(s3_server)).store
+    store.put("file", [[bytes(20 * MIB)]], 20 * MIB)
+    monkeypatch.setattr(store, "now", lambda: time.time() + 60)  # all that is older than a minute
+
+    def windows() -> Iterator[list[bytes]]:
+        yield [b"x" * (17 * MIB)]
+        while not store.uploads(""):
+            time.sleep(0.01)
+        store.abort(store.uploads("")[0])
+        yield [b"x" * (3 * MIB)]
+
+    with pytest.raises(FileNotFoundError, match="somebody ended the upload"):
+        store.put("file", windows(), 20 * MIB)
+
+    assert store.read("file")[0] == bytes(20 * MIB)
 
 
 @pytest.mark.parametrize("nbytes", [1_000, 20 * MIB])

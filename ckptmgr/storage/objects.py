@@ -19,7 +19,8 @@ from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from errno import EACCES, EFBIG, EIO, ENOENT
 from http.client import HTTPException
-from time import time
+from inspect import GEN_CREATED, getgeneratorstate
+from time import monotonic, time
 from typing import Any, BinaryIO, NamedTuple
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -28,7 +29,7 @@ from ckptmgr.storage import clouds, weak
 from ckptmgr.storage.blockfile import open_blocks
 from ckptmgr.storage.clients import Client, client_of, has_client
 from ckptmgr.storage.folders import names_of, names_of_prefix
-from ckptmgr.storage.pieces import Pieces, Places, feed
+from ckptmgr.storage.pieces import Pieces, Places, Taken, feed
 from ckptmgr.storage.store import Answer, Buffer, Head, Listing, Stored, Upload, Version
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ _IN_FLIGHT_NBYTES = 128 * _MIB  # of one upload; they are the arrays' own memory
 _SMALL_NBYTES = 256 * _MIB  # `read` is for records
 _CHUNK_NBYTES = 1 * _MIB  # of a read on its way to its place
 _CLOCK_S = 10.0
+_TICK_S = 2.0  # of clocks that tell whole seconds
 
 
 class _Version(NamedTuple):
@@ -79,14 +81,13 @@ class ObjectStore:
 
     def put(self, key: str, windows: Iterable[Sequence[Buffer]], nbytes: int) -> Stored:
         """See `Store.put`. Buffers are sent from where they are, several at once."""
-        path, pieces = self._path(key), Pieces(windows, nbytes, self.location(key))
-        part = part_nbytes(nbytes)
+        path, part = self._path(key), part_nbytes(nbytes)
+        pieces = Pieces(windows, nbytes, self.location(key))
         with pieces.telling(), self._asking(key):
             if nbytes <= _PART_NBYTES:
                 self._obstore.put(self._client(), path, list(pieces) or b"", use_multipart=False)
             else:
-                sizes = {"chunk_size": part, "max_concurrency": max(_IN_FLIGHT_NBYTES // part, 2)}
-                feed(lambda taken: self._obstore.put(self._client(), path, taken, use_multipart=True, **sizes), pieces)
+                self._upload(key, pieces, nbytes, part)
         return Stored(nbytes)
 
     def create(self, key: str, data: bytes) -> Answer:
@@ -242,6 +243,37 @@ class ObjectStore:
             return self.send(key, data, version)
         change = (lambda: self.put(key, [[data]], len(data))) if data is not None else (lambda: self.delete([key]))
         return weak.check_then(self, key, version, change)
+
+    def _upload(self, key: str, pieces: Pieces, nbytes: int, part: int) -> None:
+        sizes = {"chunk_size": part, "max_concurrency": max(_IN_FLIGHT_NBYTES // part, 2)}
+
+        def send(taken: Taken) -> None:
+            try:
+                self._obstore.put(self._client(), self._path(key), taken, use_multipart=True, **sizes)
+            except self._obstore.exceptions.GenericError:
+                if getgeneratorstate(taken) != GEN_CREATED:
+                    raise
+                # It did not begin: obstore does not repeat that one request to Google, for it may leave an upload behind.
+                self._obstore.put(self._client(), self._path(key), taken, use_multipart=True, **sizes)
+
+        started = monotonic()
+        try:
+            feed(send, pieces)
+        except Exception as error:
+            # A completion that is asked for again because its answer was lost is told that there is nothing to complete.
+            if pieces.failed is None and self._is_there(key, nbytes, started):
+                return
+            if isinstance(error, FileNotFoundError) and not error.filename:
+                raise FileNotFoundError(ENOENT, "somebody ended the upload", self.location(key)) from error
+            raise
+
+    def _is_there(self, key: str, nbytes: int, started: float) -> bool:
+        """Whether an object of that size has appeared since ``started`` (of `monotonic`), by the server's clock."""
+        try:
+            head = self.head(key)
+        except OSError:
+            return False
+        return head is not None and head.nbytes == nbytes and head.modified >= self.now() - (monotonic() - started) - _TICK_S
 
     def _honours(self) -> bool:
         """Whether conditions are honoured. A server that refuses checksums, as some old ones do, gets none from now on."""

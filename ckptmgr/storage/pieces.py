@@ -2,8 +2,9 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import TypeAlias
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from ckptmgr.storage.store import Buffer
 _SMALL_NBYTES = 1 << 15  # smaller buffers are joined: each costs the client some microseconds, and copying it none
 _AHEAD = 4  # pieces that wait between two threads
 _LOOK_S = 0.05
+Taken: TypeAlias = Generator[memoryview, None, None]
 
 
 class Pieces:
@@ -59,7 +61,7 @@ class Pieces:
             raise ValueError(f"{self._where!r}: only {done} of the {self._nbytes} bytes that were announced")
 
 
-def feed(send: Callable[[Iterator[memoryview]], object], pieces: Iterable[memoryview]) -> None:
+def feed(send: Callable[[Taken], object], pieces: Iterable[memoryview]) -> None:
     """Lets ``send`` take the pieces in a thread of its own, while this one makes them.
 
     A client that drives its requests while it asks for the next piece cannot be used again in there, and whoever makes
@@ -99,7 +101,7 @@ def feed(send: Callable[[Iterator[memoryview]], object], pieces: Iterable[memory
         raise failed[0]
 
 
-def _taken(line: "queue.Queue[memoryview | BaseException | None]") -> Iterator[memoryview]:
+def _taken(line: "queue.Queue[memoryview | BaseException | None]") -> Taken:
     while (piece := line.get()) is not None:
         if isinstance(piece, BaseException):
             raise OSError("the bytes to be sent ended with an error") from piece
