@@ -19,6 +19,7 @@ from ckptmgr.storage import Answer, ObjectStore, Store, clouds, open_folder
 pytestmark = pytest.mark.xdist_group("clouds")
 MIB = 1 << 20
 CHANGING = ("PUT", "POST", "DELETE")
+BREAKS = [{"do": "reset_resp", "bytes": 1}, {"do": "truncate", "bytes": 1}, {"do": "reset"}]
 
 
 @pytest.fixture
@@ -97,6 +98,23 @@ def test_a_put_is_repeated(told: tuple[Store, Proxy]) -> None:
 
     assert store.read("file")[0] == b"data"
     assert changes(proxy) == 3
+
+
+@pytest.mark.parametrize("told", CLOUDS, indirect=True)
+@pytest.mark.parametrize("fault", BREAKS, ids=lambda fault: fault["do"])
+def test_an_answer_that_breaks_off_is_asked_for_again(told: tuple[Store, Proxy], fault: dict) -> None:
+    store, proxy = told
+    store.put("a/file", [[b"0123456789"]], 10)
+
+    for method in ("GET", "HEAD", "POST", "DELETE"):
+        for ask, expected in (
+            (lambda: store.read("a/file")[0], b"0123456789"),
+            (lambda: set(store.list("a/").files), {"file"}),
+            (lambda: store.head("a/file").nbytes, 10),
+            (lambda: store.delete(["b/file"]), None),
+        ):
+            proxy.rules({"method": method, "times": 1, **fault})
+            assert ask() == expected
 
 
 BEGIN, PART, COMPLETE = ("POST", "uploads"), ("PUT", "partNumber=2"), ("POST", "uploadId")

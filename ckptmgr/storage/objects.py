@@ -5,19 +5,17 @@ The law: a name refers to a whole object, and only when the store says that it h
 - **Whole.** Small files are one request; larger ones are uploads in parts, straight from the memory of the arrays, which
   appear when they are completed. A failed upload is ended; one whose process died is among `ObjectStore.uploads`.
 - **Conditional.** `ObjectStore.create` and `replace` send their condition with the data, once: sent again after an answer was
-  lost, a request would meet its own effect and be refused. All other requests are repeated by obstore, and by nobody else,
-  with growing random pauses for up to two minutes.
+  lost, a request would meet its own effect and be refused. All others are repeated by obstore with growing random pauses for
+  up to two minutes; what it gives up at once, a few times more (`asking.again`).
 - **Asked, not assumed.** A server that is not the vendor's own is tried first (`weak.honours`).
 """
 
 import logging
-import os
-import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
-from errno import EACCES, EFBIG, EIO, ENOENT
+from errno import EFBIG, EIO, ENOENT
 from http.client import HTTPException
 from inspect import GEN_CREATED, getgeneratorstate
 from time import monotonic, time
@@ -26,6 +24,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from ckptmgr.storage import clouds, weak
+from ckptmgr.storage.asking import REFUSED, again, asking, names_bucket, obstore, status, told
 from ckptmgr.storage.blockfile import open_blocks
 from ckptmgr.storage.clients import Client, client_of, has_client
 from ckptmgr.storage.folders import names_of, names_of_prefix
@@ -83,7 +82,7 @@ class ObjectStore:
         """See `Store.put`. Buffers are sent from where they are, several at once."""
         path, part = self._path(key), part_nbytes(nbytes)
         pieces = Pieces(windows, nbytes, self.location(key))
-        with pieces.telling(), self._asking(key):
+        with pieces.telling(), asking(self.location(key)):
             if nbytes <= _PART_NBYTES:
                 self._obstore.put(self._client(), path, list(pieces) or b"", use_multipart=False)
             else:
@@ -110,47 +109,54 @@ class ObjectStore:
             assert isinstance(version, _Version)
             return helper.send(self._path(key), None, version.version or version.e_tag)
         known = {name: value for name, value in (version or _Version(None, None))._asdict().items() if value}  # type: ignore[attr-defined]
-        obstore = self._obstore
+        errors = self._obstore.exceptions
         try:
-            obstore.put(self._client(is_once=True), self._path(key), data, mode=known or "create")
-        except (obstore.exceptions.AlreadyExistsError, obstore.exceptions.PreconditionError):
+            self._obstore.put(self._client(is_once=True), self._path(key), data, mode=known or "create")
+        except (errors.AlreadyExistsError, errors.PreconditionError):
             return Answer.NO
-        except (obstore.exceptions.BaseError, FileNotFoundError) as error:
-            told = self._told(error, key)
-            if isinstance(told, FileNotFoundError) and known and not _names_bucket(error):
+        except (errors.BaseError, FileNotFoundError) as error:
+            said = told(error, self.location(key))
+            if isinstance(said, FileNotFoundError) and known and not names_bucket(error):
                 return Answer.NO
-            if _status(error) in _REFUSED or isinstance(told, FileNotFoundError | PermissionError):
-                raise told from error
-            logger.warning("it is not known whether a change was made: %s", told)
+            if status(error) in REFUSED or isinstance(said, FileNotFoundError | PermissionError):
+                raise said from error
+            logger.warning("it is not known whether a change was made: %s", said)
             return Answer.LOST
         return Answer.OK
 
     def read(self, key: str) -> tuple[bytes, Version] | None:
         """See `Store.read`. Raises OSError (EFBIG) if the object is not small at all (256 MiB)."""
+
+        def ask() -> tuple[bytes, Version]:
+            found = self._obstore.get(self._client(), self._path(key))
+            if found.meta["size"] > _SMALL_NBYTES:
+                raise OSError(EFBIG, "too large to be read at once", self.location(key))
+            return bytes(found.bytes()), _Version(found.meta["e_tag"], found.meta["version"])
+
         try:
-            with self._asking(key):
-                found = self._obstore.get(self._client(), self._path(key))
-                if found.meta["size"] > _SMALL_NBYTES:
-                    raise OSError(EFBIG, "too large to be read at once", self.location(key))
-                return bytes(found.bytes()), _Version(found.meta["e_tag"], found.meta["version"])
+            return again(ask, self.location(key))
         except FileNotFoundError as error:
             _raise_if_bucket(error)
             return None
 
     def read_into(self, key: str, offset: int, buffers: Sequence[Buffer]) -> None:
         """See `Store.read_into`. One range, which goes on where it broke off; memory for one chunk of it."""
-        places = Places(buffers)
-        if places.nbytes == 0:
+        nbytes = Places(buffers).nbytes
+        if nbytes == 0:
             return
-        end = offset + places.nbytes
+        end = offset + nbytes
         short = EOFError(f"{self.location(key)!r} ends before byte {end}")
+
+        def ask() -> None:
+            places = Places(buffers)
+            found = self._obstore.get(self._client(), self._path(key), options={"range": (offset, end)})
+            for chunk in found.stream(_CHUNK_NBYTES) if found.range[1] == end else ():
+                places.fill(chunk)
+            if places.left:
+                raise short
+
         try:
-            with self._asking(key):
-                found = self._obstore.get(self._client(), self._path(key), options={"range": (offset, end)})
-                if found.range[1] < end:
-                    raise short
-                for chunk in found.stream(_CHUNK_NBYTES):
-                    places.fill(chunk)
+            again(ask, self.location(key))
         except FileNotFoundError:
             raise
         except OSError as error:  # every store has its own words when a range begins behind the end
@@ -158,8 +164,6 @@ class ObjectStore:
             if head is None or head.nbytes >= end:
                 raise
             raise short from error
-        if places.left:
-            raise short
 
     def file(self, key: str) -> BinaryIO:
         """See `Store.file`."""
@@ -171,8 +175,7 @@ class ObjectStore:
     def head(self, key: str) -> Head | None:
         """See `Store.head`. Times are in whole seconds: not all that tell them tell more."""
         try:
-            with self._asking(key):
-                return _head(self._obstore.head(self._client(), self._path(key)))
+            return _head(again(lambda: self._obstore.head(self._client(), self._path(key)), self.location(key)))
         except FileNotFoundError as error:
             _raise_if_bucket(error)
             return None
@@ -181,8 +184,7 @@ class ObjectStore:
         """See `Store.list`; one request for each thousand names."""
         names_of_prefix(prefix)
         where = self._prefix + prefix
-        with self._asking(prefix):
-            found = self._obstore.list_with_delimiter(self._client(), where or None)
+        found = again(lambda: self._obstore.list_with_delimiter(self._client(), where or None), self.location(prefix))
         # A console may have put an empty object under the folder's own name, which comes without its slash.
         names = [(meta["path"].removeprefix(where), meta) for meta in found["objects"] if meta["path"].startswith(where)]
         files = {name: _head(meta) for name, meta in sorted(names, key=lambda each: each[0]) if name and "/" not in name}
@@ -193,7 +195,8 @@ class ObjectStore:
         paths = [self._path(key) for key in keys if not key.endswith("/")]
         if not paths:
             return
-        with self._asking(""):
+
+        def ask() -> None:
             try:
                 self._obstore.delete(self._client(), paths)
             except FileNotFoundError as error:  # nobody says which, nor whether it came to the others
@@ -202,19 +205,23 @@ class ObjectStore:
                     with suppress(FileNotFoundError):
                         self._obstore.delete(self._client(), path)
 
+        again(ask, self.url)
+
     def uploads(self, prefix: str) -> Sequence[Upload]:
         """See `Store.uploads`. Empty on Azure, where they end by themselves, and without the store's fsspec client."""
         helper = self._helper()
         if helper is None:
             return []
-        found = helper.uploads(self._prefix + prefix)
+        with _as_os_error(helper, self.location(prefix)):
+            found = helper.uploads(self._prefix + prefix)
         return [Upload(key.removeprefix(self._prefix), identity, modified) for key, identity, modified in found]
 
     def abort(self, upload: Upload) -> None:
         """See `Store.abort`."""
         helper = self._helper()
         if helper is not None:
-            helper.abort(Upload(self._path(upload.key), upload.id, upload.modified))
+            with _as_os_error(helper, self.location(upload.key)):
+                helper.abort(Upload(self._path(upload.key), upload.id, upload.modified))
 
     def now(self) -> float:
         """See `Store.now`: the time in any answer of the server, or this machine's if none comes."""
@@ -295,7 +302,7 @@ class ObjectStore:
 
     @property
     def _obstore(self) -> Any:
-        return _obstore()
+        return obstore()
 
     def _client(self, *, is_once: bool = False) -> Any:
         with _guard:
@@ -309,28 +316,6 @@ class ObjectStore:
         if self._companion is None:
             self._companion = client_of(self._cloud.place, self._options)
         return self._companion
-
-    @contextmanager
-    def _asking(self, key: str) -> Iterator[None]:
-        """Lets obstore's errors be the OSErrors that they are, with the location."""
-        try:
-            yield
-        except Exception as error:
-            is_theirs = isinstance(error, FileNotFoundError) and not error.filename
-            if is_theirs or isinstance(error, _obstore().exceptions.BaseError):
-                raise self._told(error, key) from error
-            raise
-
-    def _told(self, error: BaseException, key: str) -> OSError:
-        where = self.location(key)
-        if isinstance(error, FileNotFoundError):
-            return FileNotFoundError(ENOENT, "the bucket does not exist" if _names_bucket(error) else "no such object", where)
-        text = _QUERY.sub("?...", str(error).partition("\n\nDebug source")[0])
-        if _status(error) in (401, 403):
-            return PermissionError(EACCES, text, where)
-        if _status(error) == 404 and _names_bucket(error):
-            return FileNotFoundError(ENOENT, "the bucket does not exist", where)
-        return OSError(EIO, text, where)
 
 
 def part_nbytes(nbytes: int) -> int:
@@ -346,37 +331,22 @@ def part_nbytes(nbytes: int) -> int:
     return part
 
 
-_REFUSED = frozenset({400, 401, 403, 404, 405, 411, 413, 414, 415, 501})  # answers that prove that nothing was changed
-_STATUS = re.compile(r"status code: (\d{3})")
-_QUERY = re.compile(r"\?[\w-]+=[^\s,]*")  # may hold a signature
-_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|The specified bucket does not exist|ResourceNotFound")
 _guard = threading.RLock()
-_used_by: set[int] = set()
 _without_checksums: set[str] = set()  # servers that refuse them
-
-
-def _obstore() -> Any:
-    """The module. Its threads do not live on in a forked child, where every call would wait for ever."""
-    _used_by.add(os.getpid())
-    if len(_used_by) > 1:
-        reason = "this process was forked from one that had used obstore, whose threads are gone"
-        raise RuntimeError(f"{reason}: start it with 'spawn' or 'forkserver', or give storage_options={{'client': 'fsspec'}}")
-    return clouds.module("obstore")
 
 
 def _head(meta: Mapping[str, Any]) -> Head:
     return Head(meta["size"], float(int(meta["last_modified"].timestamp())))
 
 
-def _status(error: BaseException | None) -> int | None:
-    found = _STATUS.search(str(error))
-    return int(found[1]) if found else None
+@contextmanager
+def _as_os_error(helper: Client, where: str) -> Iterator[None]:
+    try:
+        yield
+    except helper.errors as error:
+        raise OSError(EIO, str(error), where) from error
 
 
 def _raise_if_bucket(error: FileNotFoundError) -> None:
-    if _names_bucket(error):
+    if names_bucket(error):
         raise error
-
-
-def _names_bucket(error: BaseException) -> bool:
-    return _BUCKET.search(str(error.__cause__ or error)) is not None
