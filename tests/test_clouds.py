@@ -38,13 +38,12 @@ def test_keys_of_s3() -> None:
 
     assert made.config == {
         "region": "eu-west-1",
-        "access_key_id": "k",
-        "secret_access_key": "s",
-        "session_token": "t",
+        "skip_signature": False,
         "unsigned_payload": True,
         "virtual_hosted_style_request": True,
         "checksum_algorithm": "CRC64NVME",
     }
+    assert made.provider()() == {"access_key_id": "k", "secret_access_key": "s", "token": "t", "expires_at": None}
     assert (made.endpoint, made.is_vendor) == ("https://s3.eu-west-1.amazonaws.com", True)
     assert "secret" not in repr(made)
 
@@ -57,9 +56,21 @@ def test_keys_of_s3() -> None:
     ],
 )
 def test_other_names_for_the_keys_of_s3(options: dict) -> None:
-    config = cloud("s3://b", options).config
+    made = cloud("s3://b", options)
+    keys = made.provider()()
 
-    assert (config["access_key_id"], config["secret_access_key"], config["region"]) == ("k", "s", "us-east-1")
+    assert (keys["access_key_id"], keys["secret_access_key"], made.config["region"]) == ("k", "s", "us-east-1")
+
+
+def test_whom_s3_trusts(tmp_path) -> None:
+    (tmp_path / "ca.pem").write_bytes(b"pem")
+
+    def tls(verify: object) -> dict:
+        return dict(cloud("s3://b", {**KEYS, "client_kwargs": {"verify": verify}}).tls)
+
+    assert tls(True) == tls(None) == {}
+    assert tls(False) == {"allow_invalid_certificates": True}
+    assert tls(str(tmp_path / "ca.pem")) == {"root_certificate": b"pem"}
 
 
 @pytest.mark.parametrize("options", [{"endpoint_url": "http://h:1"}, {"client_kwargs": {"endpoint_url": "http://h:1"}}])

@@ -256,6 +256,16 @@ def test_wrong_keys_are_a_permission_error(s3_server: S3) -> None:
             ask()
 
 
+def test_what_lies_about_in_the_environment_is_not_mixed_with_given_keys(s3_server: S3, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "somebody's")
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    store = ObjectStore(f"s3://test-bucket{tmp_path}", **options(s3_server))
+
+    store.put("file", [[b"data"]], 4)
+
+    assert store.read("file")[0] == b"data"
+
+
 def test_a_forked_child_is_told_that_it_cannot(s3_server: S3, tmp_path: Path) -> None:
     store = ObjectStore(f"s3://test-bucket{tmp_path}", **options(s3_server))
     store.read("x")

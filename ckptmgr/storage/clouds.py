@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -56,6 +57,7 @@ class Cloud:
     is_vendor: bool  # Amazon's, Google's or Microsoft's own: it honours conditions
     config: Mapping[str, Any] = field(repr=False)  # secrets
     provider: Callable[[], Any] = field(default=lambda: None, repr=False)  # makes a credential provider, or None
+    tls: Mapping[str, Any] = field(default_factory=dict)  # whom to trust
 
     def client(self, *, is_once: bool = False, has_checksums: bool = True) -> Any:
         """A new client; with ``is_once`` one that sends each request once, without ``has_checksums`` one that sends none."""
@@ -64,7 +66,7 @@ class Cloud:
             self.place.bucket,
             config=config,
             credential_provider=self.provider(),
-            client_options={**_TIMEOUTS, "allow_http": self.endpoint.startswith("http:")},
+            client_options={**_TIMEOUTS, **self.tls, "allow_http": self.endpoint.startswith("http:")},
             retry_config=_NO_RETRIES if is_once else _RETRIES,
         )
 
@@ -129,16 +131,13 @@ def _s3(place: Place, given: _Options) -> Cloud:
     is_anonymous, profile = given.pop("anon", False), given.pop("profile", None)
     session = None if is_anonymous or key else _botocore(profile)
     region = _first(given, client, "region", "region_name") or _region(session)
-    client.pop("verify", None)
+    tls = _trusted(client.pop("verify", None))
     if client:
         raise TypeError(f"unknown client_kwargs: {', '.join(sorted(client))} (with client='fsspec' s3fs gets them)")
     config = {
         "region": region,
         "endpoint": endpoint,
-        "access_key_id": key,
-        "secret_access_key": secret,
-        "session_token": token,
-        "skip_signature": is_anonymous or None,
+        "skip_signature": bool(is_anonymous),
         # TLS already protects the body, and hashing it would cost as much as all else.
         "unsigned_payload": bool(is_tls),
         "virtual_hosted_style_request": style == "virtual" or (endpoint is None and "." not in place.bucket and style == "auto"),
@@ -148,7 +147,10 @@ def _s3(place: Place, given: _Options) -> Cloud:
         **_additional(given.pop("s3_additional_kwargs", {})),
     }
     where = endpoint or f"https://s3.{region}.amazonaws.com"
-    return Cloud(place, "S3Store", where, endpoint is None, _set(config), lambda: _aws_provider(session))
+    # Not in the config, where obstore would put what it finds in the environment beside them.
+    keys = {"access_key_id": key, "secret_access_key": secret, "token": token, "expires_at": None}
+    provider: Callable[[], Any] = (lambda: lambda: keys) if key else lambda: _aws_provider(session)
+    return Cloud(place, "S3Store", where, endpoint is None, _set(config), provider, tls)
 
 
 def _gcs(place: Place, given: _Options) -> Cloud:
@@ -236,6 +238,13 @@ def _additional(given: Mapping[str, Any]) -> _Options:
     if unknown := given.keys() - known:
         raise TypeError(f"unknown s3_additional_kwargs: {', '.join(sorted(unknown))} (with client='fsspec' s3fs gets them)")
     return {known[name]: value for name, value in given.items()}
+
+
+def _trusted(verify: Any) -> _Options:
+    """What botocore's ``verify`` means: False, or the file of a certificate."""
+    if verify in (None, True):
+        return {}
+    return {"root_certificate": Path(verify).read_bytes()} if verify else {"allow_invalid_certificates": True}
 
 
 def _botocore(profile: str | None) -> Any:
