@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from ckptmgr.storage import FilesystemStore, ObjectStore, PosixStore, clouds, open_folder
+from ckptmgr import MissingDependencyError
+from ckptmgr.storage import FilesystemStore, ObjectStore, PosixStore, clients, clouds, open_folder
 
 
 @pytest.mark.parametrize("form", ["{}", "{}/", "file://{}", "local://{}", "file://{}/"])
@@ -77,6 +78,15 @@ def test_without_obstore_the_clouds_are_fsspec_s(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(clouds, "is_installed", lambda name: name != "obstore")
 
     assert isinstance(open_folder("s3://bucket/run", {"anon": True}).store, FilesystemStore)
+
+
+@pytest.mark.parametrize(("url", "extra"), [("s3://b", "s3"), ("gcs://b", "gcs"), ("abfs://b", "azure")])
+def test_without_any_client_it_says_what_to_install(url: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clouds, "is_installed", lambda _: False)
+    monkeypatch.setattr(clients, "is_installed", lambda _: False)
+
+    with pytest.raises(MissingDependencyError, match=rf"pip install 'ckptmgr\[{extra}\]'"):
+        open_folder(url)
 
 
 def test_everything_else_is_fsspec_s_and_passwords_are_not_shown() -> None:

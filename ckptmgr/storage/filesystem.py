@@ -19,9 +19,10 @@ from typing import Any, BinaryIO
 import fsspec
 from fsspec.core import split_protocol
 
+from ckptmgr.errors import MissingDependencyError
 from ckptmgr.storage import clouds, weak
 from ckptmgr.storage.blockfile import open_blocks
-from ckptmgr.storage.clients import Client, client_of
+from ckptmgr.storage.clients import Client, client_of, has_client
 from ckptmgr.storage.folders import names_of, names_of_prefix
 from ckptmgr.storage.pieces import Pieces, Places
 from ckptmgr.storage.store import Answer, Buffer, Head, Listing, Stored, Upload, Version
@@ -38,7 +39,11 @@ _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 class FilesystemStore:
-    """A `Store` below a URL, with the storage options of its file system. Instances are our own, in each process."""
+    """A `Store` below a URL, with the storage options of its file system. Instances are our own, in each process.
+
+    Raises:
+        MissingDependencyError: it is a cloud, and the fsspec client for it is not installed.
+    """
 
     window_nbytes = _WINDOW_NBYTES
     workers = 8
@@ -48,6 +53,9 @@ class FilesystemStore:
         self._target = url
         self.url = _PASSWORD.sub(r"\1@", url.rstrip("/"))
         self._place = clouds.split(url) if scheme in clouds.SCHEMES else None
+        if self._place is not None and not has_client(self._place):
+            extra = {"s": "s3", "g": "gcs", "a": "azure"}[self._place.scheme[0]]
+            raise MissingDependencyError(f"{self._place.scheme}:// needs its client: pip install 'ckptmgr[{extra}]'")
         self._options = options
         self._opened: dict[int, tuple[Any, Client | None, str]] = {}
         self._is_memory = scheme == "memory"
@@ -221,8 +229,7 @@ class FilesystemStore:
         if os.getpid() not in self._opened:
             if self._place is not None:
                 client = client_of(self._place, self._options)
-                if client is None:
-                    raise ImportError(f"neither obstore nor the fsspec client of {self._place.scheme}:// is installed")
+                assert client is not None
                 root = f"{self._place.bucket}/{self._place.prefix}"
                 self._opened[os.getpid()] = client.fs, client, root.rstrip("/")
             else:
