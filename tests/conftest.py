@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,14 @@ from ckptmgr.storage import Folder
 
 sys.path.insert(0, str(Path(__file__).parent))
 import frameworks
+from every_store import running
+from services import S3, Azure, Gcs, Moto, Proxy, Service
 from stores import MemoryStore
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow tells of CPU features at every start
+# No test asks anybody but servers of this machine, nor uses credentials that are lying about.
+os.environ.update(AWS_EC2_METADATA_DISABLED="true", NO_GCE_CHECK="true", GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT="false")
+os.environ.update(AWS_SHARED_CREDENTIALS_FILE=os.devnull, AWS_CONFIG_FILE=os.devnull)
 
 # Shared machines are noisy: a slow example is no failure, and what failed once must fail again.
 settings.register_profile("ckptmgr", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -24,8 +30,12 @@ settings.load_profile("ckptmgr")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of frameworks come last: others fork."""
-    items.sort(key=lambda item: bool(frameworks.named_by(item.module)))
+    """Tests that fork come first, then those of cloud stores, whose clients have threads, and then those of frameworks."""
+    items.sort(key=lambda item: (bool(frameworks.named_by(item.module)), _is_remote(item)))
+
+
+def _is_remote(item: pytest.Item) -> bool:
+    return any("clouds" in mark.args for mark in item.iter_markers("xdist_group"))
 
 
 def pytest_collection_finish() -> None:
@@ -62,3 +72,56 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gives up soon what is tried again and again."""
     monkeypatch.setattr(ledger, "PATIENCE_S", 0.2)
     monkeypatch.setattr(ledger, "FIRST_PAUSE_S", 0.0)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Service]:
+    """A real S3 server with the bucket ``test-bucket``."""
+    yield from running(S3())
+
+
+@pytest.fixture(scope="session")
+def gcs_server() -> Iterator[Service]:
+    """A stand-in for Google Cloud Storage with the bucket ``test-bucket``."""
+    yield from running(Gcs())
+
+
+@pytest.fixture(scope="session")
+def azure_server() -> Iterator[Service]:
+    """Microsoft's emulator with the container ``test-container``."""
+    yield from running(Azure())
+
+
+@pytest.fixture(scope="session")
+def s3_proxy(s3_server: Service) -> Iterator[Proxy]:
+    """A proxy in front of that, for faults."""
+    with Proxy(s3_server.endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def gcs_proxy(gcs_server: Service) -> Iterator[Proxy]:
+    """A proxy in front of that, for faults."""
+    with Proxy(gcs_server.endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def azure_proxy(azure_server: Service) -> Iterator[Proxy]:
+    """A proxy in front of that, for faults."""
+    with Proxy(azure_server.endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[Service]:
+    """moto's S3 with the bucket ``test-bucket``; it takes any signature."""
+    yield from running(Moto())
+
+
+@pytest.fixture(scope="session")
+def careless(moto_server: Service) -> Iterator[Service]:
+    """The same, with no regard for conditions."""
+    with Proxy(moto_server.endpoint) as proxy:
+        proxy.rules({"do": "strip", "names": ["If-Match", "If-None-Match"]})
+        yield proxy

@@ -41,7 +41,7 @@ FLOOR = {place: number for number, places in enumerate(FLOORS) for place in plac
 # An import in a function is paid only by who calls it: for frameworks that may be there or not, and for the demo's data.
 LAZY = {"ckptmgr/arrays.py", "ckptmgr/groups.py", "ckptmgr/cli/demo.py", "backends/ckptmgr_tf_bundle/table.py"}
 FRAMEWORKS = {"torch", "jax", "tensorflow", "keras", "cupy", "mlx", "typer", "rich", "pytest", "hypothesis", "sklearn"}
-OPTIONAL = {"h5py", "cramjam"}  # packages that a format needs, not all of its files
+OPTIONAL = {"h5py", "cramjam", "obstore", "s3fs", "gcsfs", "adlfs", "botocore"}  # what some files, or some storage, need
 FOR_BACKENDS = {"ckptmgr.backend", "ckptmgr.errors"}
 CODE_RUNNERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "code", "codeop"}
 

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from ckptmgr.storage import PosixStore, open_folder
+from ckptmgr import MissingDependencyError
+from ckptmgr.storage import FilesystemStore, ObjectStore, PosixStore, clients, clouds, open_folder
 
 
 @pytest.mark.parametrize("form", ["{}", "{}/", "file://{}", "local://{}", "file://{}/"])
@@ -45,12 +46,75 @@ def test_options_are_the_store_s_own(tmp_path: Path) -> None:
         open_folder(tmp_path, {"region": "eu"})
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/run", "memory://run", "zip://a::file:///b.zip", "sftp://me:secret@host/run"])
+@pytest.mark.parametrize("url", ["unheard://of", "zip://a::file:///b.zip", "unheard://me:secret@host/run"])
 def test_other_schemes_are_refused_by_name(url: str) -> None:
     with pytest.raises(ValueError, match=f"no store for '{url.split(':')[0]}' URLs .*file://") as caught:
         open_folder(url)
 
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://bucket/run", "gs://bucket/run", "gcs://bucket/run", "az://container/run", "abfs://container/run"]
+)
+def test_the_clouds_are_objects_unless_fsspec_is_asked_for(url: str) -> None:
+    options = (
+        {"account_name": "me"}
+        if url.startswith("a")
+        else {"token": "anon"}
+        if url.startswith("g")
+        else {"key": "k", "secret": "s"}
+    )
+
+    folder = open_folder(f"{url}/", options)
+    other = open_folder(url, {**options, "client": "fsspec"})
+
+    assert isinstance(folder.store, ObjectStore)
+    assert isinstance(other.store, FilesystemStore)
+    assert folder.location("step") == other.location("step") == f"{url}/step"
+
+
+def test_without_obstore_the_clouds_are_fsspec_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clouds, "is_installed", lambda name: name != "obstore")
+
+    assert isinstance(open_folder("s3://bucket/run", {"anon": True}).store, FilesystemStore)
+
+
+@pytest.mark.parametrize(("url", "extra"), [("s3://b", "s3"), ("gcs://b", "gcs"), ("abfs://b", "azure")])
+def test_without_any_client_it_says_what_to_install(url: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clouds, "is_installed", lambda _: False)
+    monkeypatch.setattr(clients, "is_installed", lambda _: False)
+
+    with pytest.raises(MissingDependencyError, match=rf"pip install 'ckptmgr\[{extra}\]'"):
+        open_folder(url)
+
+
+def test_everything_else_is_fsspec_s_and_passwords_are_not_shown() -> None:
+    store = open_folder("sftp://me:secret@host/run").store
+
+    assert isinstance(store, FilesystemStore)
+    assert isinstance(open_folder("memory://run").store, FilesystemStore)
+    assert store.location("step") == "sftp://me@host/run/step"
+    assert "secret" not in repr(store)
+
+
+def test_a_client_is_one_of_two() -> None:
+    with pytest.raises(ValueError, match="client='boto3' is neither 'obstore' nor 'fsspec'"):
+        open_folder("s3://bucket/run", {"client": "boto3"})
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/run", "gs://bucket", "az://box/run", "memory://run"])
+def test_a_path_object_that_was_a_url_is_refused_with_the_url(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(ValueError, match=f"give '{url}' as a string"):
+        open_folder(Path(url))
+
+
+@pytest.mark.parametrize("url", ["s3://", "gs:///run", "az://"])
+def test_a_url_names_a_bucket(url: str) -> None:
+    with pytest.raises(ValueError, match="names no bucket"):
+        open_folder(url)
 
 
 def test_opening_touches_nothing(tmp_path: Path) -> None:

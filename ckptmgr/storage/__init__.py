@@ -4,9 +4,14 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from fsspec import available_protocols
 from fsspec.core import split_protocol, strip_protocol
+from fsspec.registry import known_implementations
 
+from ckptmgr.storage import clouds
 from ckptmgr.storage.elsewhere import FolderOfFiles
+from ckptmgr.storage.filesystem import FilesystemStore
+from ckptmgr.storage.objects import ObjectStore
 from ckptmgr.storage.posix import PosixStore
 from ckptmgr.storage.staging import staging
 from ckptmgr.storage.store import (
@@ -29,12 +34,14 @@ from ckptmgr.storage.store import (
 __all__ = [
     "Answer",
     "Buffer",
+    "FilesystemStore",
     "Folder",
     "FolderOfFiles",
     "Head",
     "LinkingStore",
     "Listing",
     "LocalStore",
+    "ObjectStore",
     "PosixStore",
     "RereadingStore",
     "Sight",
@@ -51,13 +58,28 @@ __all__ = [
 def open_folder(url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Folder:
     """The folder at a path or URL, which need not exist; URLs are read as fsspec reads them.
 
-    ``storage_options`` are the store's own arguments: for local paths and ``file://`` those of `PosixStore`.
+    Local paths and ``file://`` are a `PosixStore`; S3, Google Cloud Storage and Azure an `ObjectStore`, or a
+    `FilesystemStore` where obstore is not installed; everything else that fsspec knows a `FilesystemStore`.
+    ``storage_options`` are those of the scheme's fsspec client (for local paths: of `PosixStore`), and ``client``, which is
+    ``"obstore"`` or ``"fsspec"`` and says which of the two it is to be.
 
     Raises:
-        ValueError: there is no store for the URL's scheme.
+        ValueError: there is no store for the URL's scheme; or a path object has damaged the URL.
         TypeError: the store has no such option.
+        MissingDependencyError: the client that was asked for is not installed.
     """
-    scheme, _ = split_protocol(os.fspath(url))
-    if scheme not in (None, "file", "local"):
-        raise ValueError(f"no store for {scheme!r} URLs (supported: local paths, file://, local://)")
-    return Folder(PosixStore(strip_protocol(os.fspath(url)), **(storage_options or {})))
+    text, options = os.fspath(url), dict(storage_options or {})
+    scheme, _ = split_protocol(text)
+    if scheme in (None, "file", "local"):
+        first = text.partition(":/")[0]
+        if first in known_implementations and first not in ("file", "local", text):
+            clouds.split(text)  # "s3:/bucket": says what has happened to it
+        return Folder(PosixStore(strip_protocol(text), **options))
+    client = options.pop("client", None)
+    if client not in (None, "obstore", "fsspec"):
+        raise ValueError(f"client={client!r} is neither 'obstore' nor 'fsspec'")
+    if scheme in clouds.SCHEMES and client != "fsspec" and (client == "obstore" or clouds.is_installed("obstore")):
+        return Folder(ObjectStore(text, **options))
+    if scheme not in available_protocols() or "::" in text:
+        raise ValueError(f"no store for {scheme!r} URLs (supported: local paths, file://, local://, and what fsspec knows)")
+    return Folder(FilesystemStore(text, **options))

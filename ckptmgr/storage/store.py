@@ -71,13 +71,16 @@ class Store(Protocol):
     window_nbytes: int  # the size of one write or read that suits this store
     workers: int  # how many reads in flight suit this store
     is_weak: bool  # conditional calls are not honoured: one writer at a time
-    has_remove: bool  # `remove` works; otherwise records are emptied and left
+
+    @property
+    def has_remove(self) -> bool:
+        """Whether `remove` works; otherwise records are emptied and left."""
 
     def put(self, key: str, windows: Iterable[Sequence[Buffer]], nbytes: int) -> Stored:
         """Keeps a file of ``nbytes`` under ``key``, replacing any: whole and durable when this returns, unseen until then.
 
-        ``windows`` gives the bytes in order, as short lists of buffers; a buffer may be reused by its owner once the
-        next window is asked for. If ``windows`` or the store fails, nothing appears under ``key``.
+        ``windows`` gives the bytes in order, as short lists of buffers, which must stay as they are until this returns: a
+        store may have many on their way at once. If ``windows`` or the store fails, nothing appears under ``key``.
 
         Raises:
             ValueError: ``windows`` gave more or fewer bytes than ``nbytes``.

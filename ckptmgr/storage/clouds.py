@@ -1,0 +1,274 @@
+"""Where a bucket is and how to get in: from a URL and the storage options that s3fs, gcsfs and adlfs take, for obstore.
+
+Whoever has used those changes nothing. Options that only tune their caches mean nothing here and are let go; unknown ones
+are a TypeError. Nothing is asked of any server, and no package beyond the standard library is needed, until a client is made.
+"""
+
+import importlib
+import importlib.util
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from ckptmgr.errors import MissingDependencyError
+
+_Options = dict[str, Any]
+
+_RETRIES = {
+    "max_retries": 10,
+    "retry_timeout": timedelta(minutes=2),
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
+}
+_NO_RETRIES = {"max_retries": 0, "retry_timeout": timedelta(minutes=1)}
+_TIMEOUTS = {"connect_timeout": "10s", "timeout": "300s"}  # the second bounds a whole request, a part of an upload too
+_REFRESH = timedelta(minutes=10)  # a credential is asked for again; who gave it renews it when it must
+
+# Taken by every fsspec file system, or by one of these three, for caches, instances and event loops that are not used here.
+_WITHOUT_MEANING = {
+    *("use_listings_cache", "listings_expiry_time", "max_paths", "skip_instance_cache", "asynchronous", "loop", "batch_size"),
+    *("default_block_size", "default_fill_cache", "default_cache_type", "version_aware", "cache_regions", "max_concurrency"),
+    *("fixed_upload_size", "local_expiry_check", "access", "block_size", "blocksize", "consistency", "cache_timeout", "project"),
+    *("secure_serialize", "check_connection", "requests_timeout", "default_location", "assume_container_exists", "timeout"),
+    *("connection_timeout", "read_timeout", "socket_timeout", "location_mode"),
+}
+
+
+class Place(NamedTuple):
+    """The parts of a URL: ``prefix`` is empty or ends in ``/``."""
+
+    scheme: str
+    bucket: str
+    prefix: str
+    account: str = ""  # of Azure, where the URL names it
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """A bucket, and what obstore needs to open it."""
+
+    place: Place
+    kind: str  # the class in obstore.store
+    endpoint: str  # the server's URL, which needs no credentials to tell the time
+    is_vendor: bool  # Amazon's, Google's or Microsoft's own: it honours conditions
+    config: Mapping[str, Any] = field(repr=False)  # secrets
+    provider: Callable[[], Any] = field(default=lambda: None, repr=False)  # makes a credential provider, or None
+    tls: Mapping[str, Any] = field(default_factory=dict)  # whom to trust
+
+    def client(self, *, is_once: bool = False, has_checksums: bool = True) -> Any:
+        """A new client; with ``is_once`` one that sends each request once, without ``has_checksums`` one that sends none."""
+        config = {name: value for name, value in self.config.items() if has_checksums or name != "checksum_algorithm"}
+        return getattr(module("obstore.store"), self.kind)(
+            self.place.bucket,
+            config=config,
+            credential_provider=self.provider(),
+            client_options={**_TIMEOUTS, **self.tls, "allow_http": self.endpoint.startswith("http:")},
+            retry_config=_NO_RETRIES if is_once else _RETRIES,
+        )
+
+
+def split(url: str) -> Place:
+    """The parts of a URL of an object store.
+
+    Raises:
+        ValueError: it names no bucket; or a path object has taken one of its slashes.
+    """
+    scheme, colon, rest = url.partition(":")
+    if not colon or not rest.startswith("//"):
+        fixed = f"{scheme}://{rest.lstrip('/')}"
+        raise ValueError(f"{url!r} is no URL: pathlib takes a slash out of them; give {fixed!r} as a string")
+    bucket, _, path = rest[2:].partition("/")
+    bucket, _, host = bucket.partition("@")
+    if not bucket:
+        raise ValueError(f"{url!r} names no bucket: {scheme}://bucket/path")
+    prefix = path.strip("/")
+    return Place(scheme, bucket, f"{prefix}/" if prefix else "", host.partition(".")[0])
+
+
+def cloud(url: str, options: Mapping[str, Any]) -> Cloud:
+    """The bucket of a URL, with options as the fsspec client of its scheme takes them.
+
+    Raises:
+        ValueError: from `split`, or an option that cannot be understood.
+        TypeError: an option that is unknown, or that only the fsspec client can honour.
+    """
+    place = split(url)
+    given = {name: value for name, value in options.items() if value is not None and name not in _WITHOUT_MEANING}
+    made = _MAKERS[place.scheme](place, given)
+    if given:
+        text = f"unknown storage_options for {place.scheme}://: {', '.join(sorted(given))}"
+        raise TypeError(f"{text} (with client='fsspec' the fsspec client gets them)")
+    return made
+
+
+def module(name: str) -> Any:
+    """An optional module. Raises `MissingDependencyError` if it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        package = name.partition(".")[0]
+        raise MissingDependencyError(f"{package} is needed and cannot be imported ({error}): pip install {package}") from error
+
+
+def is_installed(name: str) -> bool:
+    """Whether an optional package can be imported."""
+    return importlib.util.find_spec(name) is not None
+
+
+def _s3(place: Place, given: _Options) -> Cloud:
+    client: _Options = dict(given.pop("client_kwargs", {}))
+    style = (given.pop("config_kwargs", {}).get("s3") or {}).get("addressing_style", "auto")
+    environ = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    endpoint = given.pop("endpoint_url", None) or client.pop("endpoint_url", None) or environ
+    is_tls = given.pop("use_ssl", True) if endpoint is None else endpoint.startswith("https:")
+    key = _first(given, client, "key", "username", "aws_access_key_id")
+    secret = _first(given, client, "secret", "password", "aws_secret_access_key")
+    token = _first(given, client, "token", "aws_session_token")
+    is_anonymous, profile = given.pop("anon", False), given.pop("profile", None)
+    session = None if is_anonymous or key else _botocore(profile)
+    region = _first(given, client, "region", "region_name") or _region(session)
+    tls = _trusted(client.pop("verify", None))
+    if client:
+        raise TypeError(f"unknown client_kwargs: {', '.join(sorted(client))} (with client='fsspec' s3fs gets them)")
+    config = {
+        "region": region,
+        "endpoint": endpoint,
+        "skip_signature": bool(is_anonymous),
+        # TLS already protects the body, and hashing it would cost as much as all else.
+        "unsigned_payload": bool(is_tls),
+        "virtual_hosted_style_request": style == "virtual" or (endpoint is None and "." not in place.bucket and style == "auto"),
+        "request_payer": given.pop("requester_pays", None) or None,
+        # The server compares it with what arrives, part by part, and it costs next to nothing.
+        "checksum_algorithm": "CRC64NVME",
+        **_additional(given.pop("s3_additional_kwargs", {})),
+    }
+    where = endpoint or f"https://s3.{region}.amazonaws.com"
+    # Not in the config, where obstore would put what it finds in the environment beside them.
+    keys = {"access_key_id": key, "secret_access_key": secret, "token": token, "expires_at": None}
+    provider: Callable[[], Any] = (lambda: lambda: keys) if key else lambda: _aws_provider(session)
+    return Cloud(place, "S3Store", where, endpoint is None, _set(config), provider, tls)
+
+
+def _gcs(place: Place, given: _Options) -> Cloud:
+    endpoint = given.pop("endpoint_url", None) or os.environ.get("STORAGE_EMULATOR_HOST")
+    where = (endpoint or "https://storage.googleapis.com").rstrip("/")
+    token = given.pop("token", None)
+    config: _Options = {"base_url": where if endpoint else None}
+    provider: Callable[[], Any] = lambda: None  # noqa: E731
+    if token == "anon":
+        nobody = {"client_email": "", "private_key": "", "private_key_id": ""}
+        config = {
+            "service_account_key": json.dumps({**nobody, "gcs_base_url": where, "disable_oauth": True}),
+            "skip_signature": True,
+        }
+    elif isinstance(token, Mapping) and token.get("type") == "service_account":
+        config["service_account_key"] = json.dumps(dict(token))
+    elif isinstance(token, str | os.PathLike) and os.path.exists(token):
+        config["application_credentials"] = os.fspath(token)
+    elif hasattr(token, "refresh"):  # of google.auth
+        provider = lambda: module("obstore.auth.google").GoogleCredentialProvider(token)  # noqa: E731
+    elif token not in (None, "google_default", "cloud"):
+        kind = repr(token) if isinstance(token, str) else type(token).__name__
+        known = "'anon', 'google_default', a file, a service account, a credential of google.auth"
+        raise TypeError(f"token: {kind} is none of {known} (with client='fsspec' gcsfs gets it)")
+    return Cloud(place, "GCSStore", where, endpoint is None, _set(config), provider)
+
+
+def _azure(place: Place, given: _Options) -> Cloud:
+    text = given.pop("connection_string", None) or os.environ.get("AZURE_STORAGE_CONNECTION_STRING", "")
+    parts = dict(part.split("=", 1) for part in text.split(";") if "=" in part)
+    account = place.account or _setting(given, "account_name") or parts.get("AccountName")
+    if not account:
+        raise ValueError(f"{place.scheme}:// needs storage_options={{'account_name': ...}} or a connection_string")
+    key = _setting(given, "account_key") or parts.get("AccountKey")
+    sas = _setting(given, "sas_token") or parts.get("SharedAccessSignature")
+    credential = given.pop("credential", None)
+    if isinstance(credential, str):
+        key, sas = (key, credential) if "sig=" in credential else (credential, sas)
+    who = {name: _setting(given, name) for name in ("client_id", "client_secret", "tenant_id")}
+    host = given.pop("account_host", None) or f"{account}.blob.{parts.get('EndpointSuffix', 'core.windows.net')}"
+    endpoint = parts.get("BlobEndpoint", "").rstrip("/") or f"https://{host}"
+    is_anonymous = given.pop("anon", None)
+    is_nobody = not (key or sas or all(who.values()) or (credential is not None and not isinstance(credential, str)))
+    config = {
+        "account_name": account,
+        "account_key": key,
+        "sas_key": sas and sas.lstrip("?"),
+        "endpoint": endpoint,
+        "skip_signature": (is_nobody and is_anonymous is not False) or None,  # as adlfs: with nothing given, as nobody
+        **who,
+    }
+    needs_provider = is_nobody and is_anonymous is False
+    is_vendor = urlsplit(endpoint).hostname is not None and str(urlsplit(endpoint).hostname).endswith(".windows.net")
+    provider = (lambda: module("obstore.auth.azure").AzureCredentialProvider()) if needs_provider else lambda: None
+    if credential is not None and not isinstance(credential, str):
+        raise TypeError("credential: only a key or a SAS token as text (with client='fsspec' adlfs gets the object)")
+    return Cloud(place, "AzureStore", endpoint, is_vendor, _set(config), provider)
+
+
+_MAKERS: dict[str, Callable[[Place, _Options], Cloud]] = {
+    **dict.fromkeys(("s3", "s3a"), _s3),
+    **dict.fromkeys(("gs", "gcs"), _gcs),
+    **dict.fromkeys(("az", "abfs", "abfss"), _azure),
+}
+SCHEMES = frozenset(_MAKERS)
+
+
+def _first(given: _Options, client: _Options, *names: str) -> Any:
+    """The first of the values under these names, all of which are taken out."""
+    values = [place.pop(name, None) for name in names for place in (given, client)]
+    return next(filter(None, values), None)
+
+
+def _setting(given: _Options, name: str) -> str | None:
+    return given.pop(name, None) or os.environ.get(f"AZURE_STORAGE_{name.upper()}")
+
+
+def _set(config: _Options) -> _Options:
+    return {name: value for name, value in config.items() if value is not None}
+
+
+def _additional(given: Mapping[str, Any]) -> _Options:
+    known = {"ServerSideEncryption": "server_side_encryption", "SSEKMSKeyId": "sse_kms_key_id"}
+    known["ChecksumAlgorithm"] = "checksum_algorithm"
+    if unknown := given.keys() - known:
+        raise TypeError(f"unknown s3_additional_kwargs: {', '.join(sorted(unknown))} (with client='fsspec' s3fs gets them)")
+    return {known[name]: value for name, value in given.items()}
+
+
+def _trusted(verify: Any) -> _Options:
+    """What botocore's ``verify`` means: False, or the file of a certificate."""
+    if verify in (None, True):
+        return {}
+    return {"root_certificate": Path(verify).read_bytes()} if verify else {"allow_invalid_certificates": True}
+
+
+def _botocore(profile: str | None) -> Any:
+    """A session that knows the user's profiles and logins, or None: then obstore looks at the environment by itself."""
+    if not is_installed("botocore"):
+        if profile:
+            raise MissingDependencyError("profiles of AWS are read by botocore: pip install 'ckptmgr[s3]'")
+        return None
+    return module("botocore.session").Session(profile=profile)
+
+
+def _region(session: Any) -> str:
+    here = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return here or (session and session.get_config_variable("region")) or "us-east-1"
+
+
+def _aws_provider(session: Any) -> Callable[[], Mapping[str, Any]] | None:
+    credentials = session and session.get_credentials()
+    if credentials is None:
+        return None
+
+    def ask() -> Mapping[str, Any]:
+        now = credentials.get_frozen_credentials()
+        named = {"access_key_id": now.access_key, "secret_access_key": now.secret_key, "token": now.token}
+        return {**named, "expires_at": datetime.now(UTC) + _REFRESH}
+
+    return ask

@@ -1,0 +1,146 @@
+"""Buffers on their way to a store, and bytes on their way into buffers."""
+
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TypeAlias
+
+import numpy as np
+
+from ckptmgr.storage.store import Buffer
+
+_SMALL_NBYTES = 1 << 15  # smaller buffers are joined: each costs the client some microseconds, and copying it none
+_AHEAD = 4  # pieces that wait between two threads
+_LOOK_S = 0.05
+Taken: TypeAlias = Generator[memoryview, None, None]
+
+
+class Pieces:
+    """The bytes of windows as flat views, in order; small ones are joined. What goes wrong in the windows is remembered."""
+
+    def __init__(self, windows: Iterable[Sequence[Buffer]], nbytes: int, where: str) -> None:
+        self._windows, self._nbytes, self._where = windows, nbytes, where
+        self.failed: BaseException | None = None  # what went wrong in the windows
+
+    def __iter__(self) -> Iterator[memoryview]:
+        try:
+            yield from self._pieces()
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self.failed = error
+            raise
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Raises what went wrong in the windows as it was, whatever the client has made of it."""
+        try:
+            yield
+        except BaseException as error:
+            if self.failed is not None and error is not self.failed:
+                raise self.failed from None
+            raise
+
+    def _pieces(self) -> Iterator[memoryview]:
+        done = 0
+        for window in self._windows:
+            small: list[memoryview] = []
+            for buffer in window:
+                view = flat(buffer)
+                done += len(view)
+                if done > self._nbytes:
+                    raise ValueError(f"{self._where!r}: more than the {self._nbytes} bytes that were announced")
+                if 0 < len(view) < _SMALL_NBYTES:
+                    small.append(view)
+                elif len(view):
+                    yield from _joined(small)
+                    yield view
+            yield from _joined(small)
+        if done < self._nbytes:
+            raise ValueError(f"{self._where!r}: only {done} of the {self._nbytes} bytes that were announced")
+
+
+def feed(send: Callable[[Taken], object], pieces: Iterable[memoryview]) -> None:
+    """Lets ``send`` take the pieces in a thread of its own, while this one makes them.
+
+    A client that drives its requests while it asks for the next piece cannot be used again in there, and whoever makes
+    the pieces may read them with the same client. If they end with an error, so does ``send``, and the error is raised.
+    """
+    line: queue.Queue[memoryview | BaseException | None] = queue.Queue(_AHEAD)
+    failed: list[BaseException] = []
+    ended = threading.Event()
+
+    def run() -> None:
+        try:
+            send(_taken(line))
+        except BaseException as error:  # noqa: BLE001 - raised again by who waits for it
+            failed.append(error)
+        ended.set()
+
+    def hand(piece: memoryview | BaseException | None) -> None:
+        while not ended.is_set():
+            with suppress(queue.Full):
+                line.put(piece, timeout=_LOOK_S)
+                break
+
+    thread = threading.Thread(target=run, name="ckptmgr-upload", daemon=True)
+    thread.start()
+    try:
+        for piece in pieces:
+            hand(piece)
+            if ended.is_set():
+                break
+        hand(None)
+    except BaseException as error:
+        hand(error)
+        raise
+    finally:
+        thread.join()
+    if failed:
+        raise failed[0]
+
+
+def _taken(line: "queue.Queue[memoryview | BaseException | None]") -> Taken:
+    while (piece := line.get()) is not None:
+        if isinstance(piece, BaseException):
+            raise OSError("the bytes to be sent ended with an error") from piece
+        yield piece
+
+
+class Places:
+    """Writable buffers that are filled one after another."""
+
+    def __init__(self, buffers: Sequence[Buffer]) -> None:
+        self._views = [np.frombuffer(view, np.uint8) for view in map(flat, buffers) if len(view)]
+        self.nbytes = self.left = sum(map(len, self._views))
+        self._index = self._at = 0
+
+    def fill(self, chunk: bytes | memoryview) -> None:
+        """Takes the next bytes; what is too much is dropped. numpy copies without holding up other threads."""
+        source, done = np.frombuffer(chunk, np.uint8), 0
+        while done < len(source) and self.left:
+            view = self._views[self._index]
+            count = min(len(view) - self._at, len(source) - done)
+            view[self._at : self._at + count] = source[done : done + count]
+            done += count
+            self.left -= count
+            self._at += count
+            if self._at == len(view):
+                self._index, self._at = self._index + 1, 0
+
+
+def flat(buffer: Buffer) -> memoryview:
+    """The bytes of a buffer; numpy's way for its arrays, because memoryview does not know the dtypes of ml_dtypes."""
+    if isinstance(buffer, np.ndarray):
+        return buffer.reshape(-1).view(np.uint8).data if buffer.size else memoryview(b"")
+    view = memoryview(buffer)
+    return view.cast("B") if view.nbytes else memoryview(b"")
+
+
+def _joined(small: list[memoryview]) -> Iterator[memoryview]:
+    if len(small) > 1:
+        yield memoryview(b"".join(small))
+    else:
+        yield from small
+    small.clear()

@@ -1,0 +1,76 @@
+"""What is special about file systems of fsspec: those that can only be read, and those without conditions."""
+
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import state
+
+from ckptmgr import CheckpointManager
+from ckptmgr.storage import Answer, FilesystemStore
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """It gives the whole file for every range."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[str]:
+    """The URL of ``tmp_path`` by HTTP."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_run_on_a_web_server_is_read(tmp_path: Path, site: str) -> None:
+    for step in (1, 2):
+        CheckpointManager(tmp_path / "run").save(step, state(step))
+
+    manager = CheckpointManager(f"{site}/run")
+
+    assert [info.step for info in manager.steps()] == [1, 2]
+    assert manager.restore().state["epoch"] == 2
+    assert (manager.restore(1).state["model"]["w"] == 1).all()
+    manager.verify(2)
+
+
+def test_what_can_only_be_read_says_so(tmp_path: Path, site: str) -> None:
+    CheckpointManager(tmp_path / "run").save(1, state(1))
+    manager = CheckpointManager(f"{site}/run")
+
+    for change in (lambda: manager.save(2, state(2)), lambda: manager.delete(1)):
+        with pytest.raises(OSError, match=r"can only be read.*/run"):
+            change()
+
+    assert [info.step for info in manager.steps()] == [1]
+
+
+def test_without_conditions_one_warning_is_given(tmp_path: Path) -> None:
+    store = FilesystemStore(f"file://{tmp_path}/run")
+
+    with pytest.warns(UserWarning, match="run' does not honour conditional writes: let only one process at a time"):
+        assert store.create("a", b"1") is Answer.OK
+    assert store.create("a", b"2") is Answer.NO
+    assert FilesystemStore(f"file://{tmp_path}/run").create("b", b"1") is Answer.OK
+
+    assert store.is_weak
+    assert sorted(store.list("").files) == ["a", "b"]
+
+
+def test_a_run_in_memory_is_shared_by_all_managers(tmp_path: Path) -> None:
+    url = f"memory:/{tmp_path}"
+    CheckpointManager(url).save(1, {"w": np.arange(3)})
+
+    assert (CheckpointManager(url).restore().state["w"] == np.arange(3)).all()
+    assert not CheckpointManager(url).folder.store.is_weak
