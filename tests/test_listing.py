@@ -97,6 +97,18 @@ def test_what_other_processes_do_is_seen_at_once(tmp_path: Path) -> None:
         assert after == anew(root) != before
 
 
+def test_folder_that_became_a_link_to_itself_is_no_step(tmp_path: Path) -> None:
+    root = Folder(PosixStore(tmp_path))
+    save(root, 2)
+    save(root, 3)
+    assert [*listed(root)] == [2, 3]
+
+    (tmp_path / NAMING.format(2)).rename(tmp_path / "moved")
+    (tmp_path / NAMING.format(2)).symlink_to("moved")
+
+    assert [*listed(root)] == [3]
+
+
 def test_swapped_folders_are_two_damaged_steps(tmp_path: Path) -> None:
     root = Folder(PosixStore(tmp_path))
     for step in STEPS:
