@@ -39,7 +39,7 @@ _LOCAL = {
     0x01021994,  # tmpfs
 }
 _CLOCK = 5  # CLOCK_REALTIME_COARSE, from which Linux takes these times, or later ones; `time` has no name for it
-_SETTLED_NS = 2_000_000_000
+_SETTLED_NS = 500_000_000
 _PART = 64  # files; each part shows how fast the disk is
 _SLOW_S = 150e-6  # for a file: from memory it takes a tenth, and Python no longer lets threads gain anything
 _THREADS = 8
@@ -107,7 +107,7 @@ def _sight(folder: int, name: str, moment: _Moment | None) -> Sight:
         if not stat.S_ISREG(status.st_mode) or status.st_size > _SMALL_NBYTES:
             raise OSError(name)
         data = os.read(fd, status.st_size + 1)
-        while more := os.read(fd, 4096):  # it is over only when nothing comes
+        while len(data) != status.st_size and (more := os.read(fd, 4096)):  # else it is over only when nothing comes
             data += more
     finally:
         os.close(fd)
