@@ -65,9 +65,7 @@ def test_times_in_whole_seconds_prove_nothing(ctime_ns: int, has_proof: bool) ->
     assert (proof is not None) == has_proof
 
 
-def test_a_write_that_is_held_up_after_its_time_was_set_has_no_proof(
-    store: PosixStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_that_is_held_up_after_its_time_was_set_has_no_proof(store: PosixStore, monkeypatch: pytest.MonkeyPatch) -> None:
     later(monkeypatch, 4 * 10**8)
 
     assert sight(store).proof is None

@@ -19,8 +19,8 @@ _PATIENCE_S = 0.1  # until a thread is looked after whose ring was lost to an in
 class Lane:
     """One thread beside the caller's that makes calls in order, with at most ``depth`` of them waiting or being made.
 
-    A context manager; leaving it ends the thread, which the first call for it begins. After an error no further call is made, and `submit` and `wait`
-    raise it.
+    A context manager; leaving it ends the thread, which the first call for it begins. After an error no further call is
+    made, and `submit` and `wait` raise it.
     """
 
     def __init__(self, depth: int) -> None:
