@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import repeat
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -114,7 +115,7 @@ def plan(
         UnsupportedTensorError: the format cannot hold one of the tensors exactly.
     """
     contents = Contents(
-        files=pack(list(map(Part, flat.specs, flat.specs.values())), max_file_nbytes, groups),
+        files=pack(_parts(flat), max_file_nbytes, groups),
         aliases=flat.aliases,
         strings=flat.strings,
         metadata=metadata or {},
@@ -122,6 +123,12 @@ def plan(
         scalars=flat.scalars,
     )
     return Plan(flat, backend.layout(contents, stem=stem, align=ALIGN))
+
+
+def _parts(flat: Flat) -> list[Part]:
+    # By `tuple`, because a call of a NamedTuple's own `__new__` takes twice as long, and there may be many.
+    make: Callable[..., Part] = tuple.__new__
+    return list(map(make, repeat(Part), zip(flat.specs, flat.specs.values(), repeat(None))))
 
 
 def write(
