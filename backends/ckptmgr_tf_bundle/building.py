@@ -78,9 +78,9 @@ def build(paths: Mapping[str, tuple[str, ...]], *, save_counter: str | None) -> 
     Raises:
         ValueError: two tensors would have one key, or a name is no valid Unicode.
     """
-    state = _State()
     marked = [name for name, path in paths.items() if path and (OPTIMIZER_SLOT in path[-1] or ATTRIBUTES in path[-1])]
     later = set(marked)
+    state = _State(is_asked=bool(marked))
     keys = {name: state.variable(path) for name, path in paths.items() if name not in later}
     for name in sorted(marked, key=lambda name: ATTRIBUTES in paths[name][-1]):  # a slot variable may have attributes
         keys[name] = state.marked(paths[name])
@@ -138,10 +138,11 @@ def _keys(graph: Graph, names: Iterable[str]) -> list[str] | None:
 
 
 class _State:
-    """The objects of a state: ``tensors`` by their paths, and the containers in which tensors stand."""
+    """The objects of a state: ``tensors`` by their paths, if they are asked for, and the containers in which tensors stand."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_asked: bool) -> None:
         self.root = _Object("", "")
+        self._is_asked = is_asked
         self.tensors: dict[Parts, _Object] = {}
         self._containers: dict[Parts, _Object] = {}
         self._named: dict[str, _Object] = {}  # containers by their joined names, which may hold a "/" themselves
@@ -153,7 +154,9 @@ class _State:
         if container is None:
             container = self._containers[above] = self.root.at(above)
             self._named.setdefault("/".join(above), container)
-        node = self.tensors[path] = container.at(path[-1:])
+        node = container.at(path[-1:])
+        if self._is_asked:
+            self.tensors[path] = node
         return node.hold(VARIABLE_VALUE)
 
     def marked(self, path: Parts) -> str:
@@ -208,14 +211,16 @@ def _serialized(root: _Object) -> bytes:
 
 def _node(node: _Object) -> bytes:
     """A node as protobuf writes it, of whose own objects a hundred thousand would take seconds."""
-    fields = [message(b"\x0a", b"\x08" + varint(child.number) + _text(b"\x12", name)) for name, child in node.children.items()]
+    fields = []
+    if node.children:
+        children = node.children.items()
+        fields = [message(b"\x0a", b"\x08" + varint(child.number) + _text(b"\x12", name)) for name, child in children]
     for name, text in node.attributes.items():
         key = text.encode()
         fields.append(_before_key(name, len(key)) + key)
-    fields += [
-        message(b"\x1a", b"\x08" + varint(variable.number) + _text(b"\x12", name) + b"\x18" + varint(made.number))
-        for variable, name, made in node.slots
-    ]
+    for variable, name, made in node.slots:
+        slot = b"\x08" + varint(variable.number) + _text(b"\x12", name) + b"\x18" + varint(made.number)
+        fields.append(message(b"\x1a", slot))
     return b"".join(fields) + _HAS_VALUES
 
 

@@ -219,6 +219,9 @@ def _entries(
     sliced: dict[str, list[Part]] = {}
     for key, dtype, shape, shard, offset, nbytes, piece, crc, part in stored:
         value = build_entry(dtype, shape, shard, offset, nbytes, checksums[shard][piece] if crc is None else crc)
+        if (part is None or part.box is None) and key not in tied:  # as most are
+            yield key.encode(), value
+            continue
         is_slice = part is not None and part.box is not None and part.box.shape != part.spec.shape
         for each in (key, *tied.get(key, ())):
             if part is not None and is_slice:
