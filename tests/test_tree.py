@@ -133,6 +133,33 @@ def test_equal_slices_of_one_array_are_tied_and_empty_ones_are_not() -> None:
     assert flat.aliases == {"1": "0"}
 
 
+def test_arrays_of_a_container_are_the_same_one_by_one_and_all_at_once() -> None:
+    first, second, empty, text = np.arange(3.0), np.ones(2, np.int8), np.zeros((0, 2)), np.array([b"x"], object)
+    containers = [
+        {"a": first, "b": second},
+        {"again": second, "new": np.zeros(1)},
+        {"view": first[:], "new": np.zeros(1)},
+        {"twice": (one := np.ones(4)), "tied": one},
+        {"empty": empty, "a": np.ones(1)},
+        {"empty": empty, "text": text},
+    ]
+
+    together = tree.flatten(containers)
+    apart = tree.flatten([{"number": 1, **each} for each in containers])  # a number among them: they are seen one by one
+
+    assert together.specs == apart.specs
+    assert together.paths == apart.paths
+    assert together.aliases == apart.aliases == {"1/again": "0/b", "2/view": "0/a", "3/tied": "3/twice"}
+    assert together.strings == apart.strings == {"5/text": [b"x"]}
+    assert [{"number": 1, **each} for each in together.skeleton] == apart.skeleton
+    assert all(together.tensors[name] is leaf for name, leaf in apart.tensors.items())
+
+
+def test_an_array_of_no_dtype_that_can_be_stored_is_named_among_others() -> None:
+    with pytest.raises(UnsupportedLeafError, match="'x/1'"):
+        tree.flatten({"x": [np.zeros(1), np.zeros(1, "i4,i4")]})
+
+
 def test_same_memory_seen_differently_is_not_tied() -> None:
     table = np.zeros((3, 3))
 

@@ -60,6 +60,7 @@ def write(
     *,
     progress: Progress | None = None,
     known: Mapping[str, tuple[WrittenFile, Digests]] | None = None,
+    meanwhile: Callable[[_Files], object] | None = None,
 ) -> Written:
     """Writes the layout's files into the folder, in order, with the source's tensors in their places.
 
@@ -67,6 +68,8 @@ def write(
 
     Each file is durable before the next is begun. If this raises, the file it was at does not appear; those before it
     stay. The source is asked for slices of at most one window at a time. ``progress`` is called in this thread.
+    ``meanwhile`` is called with all digests as soon as they are made, mostly in another thread while the store makes the last
+    file durable; it has returned when this does, and what it raises ends the write.
 
     Raises:
         SaveError: a tensor is not of the announced dtype and shape any more.
@@ -93,10 +96,14 @@ def write(
             sums = _Sums(len(file.pieces), layout.digests, lane, is_short=is_short)
             late = functools.partial(_build, file.name, digests, sums)
             windows = _windows(file, source, folder.store.window_nbytes, late)
+            if meanwhile is not None and planned is layout.files[-1]:
+                windows = _then(windows, functools.partial(sums.then, meanwhile, digests, file.name))
             folder.put(file.name, _taken(windows, sums, tally), nbytes)
             digests[file.name] = sums.digests()
             files[file.name] = WrittenFile(nbytes, sums.file)
             tally.add(0, checksum=sums.seconds)
+        if meanwhile is not None and (not layout.files or layout.files[-1].name in known):
+            meanwhile(digests)
     seconds = time.perf_counter() - started
     phases = {**tally.phases, "write": seconds - tally.phases["stage"]}
     return Written(files, digests, Stats(sum(file.nbytes for file in files.values()), seconds, phases))
@@ -221,6 +228,10 @@ class _Sums:
         self._lane.wait()
         return {kind: values[:npieces] for kind, values in self._pieces.items()}
 
+    def then(self, call: Callable[[_Files], object], before: _Files, file: str) -> None:
+        """Has ``call`` made with these digests and those of this file, when the last of them is made."""
+        self._lane.submit(lambda: call({**before, file: self._pieces}))
+
     def _add(self, window: _Window) -> None:
         started = time.perf_counter()
         pieces, file = self._pieces["crc32c"], self.file
@@ -233,6 +244,12 @@ class _Sums:
             for buffer, index, _ in zip(*window, strict=True):
                 others[index] = crc32(buffer, others[index])
         self.seconds += time.perf_counter() - started
+
+
+def _then(windows: Iterator[_Window], call: Callable[[], object]) -> Iterator[_Window]:
+    """The windows; and when the store has written the last of them, but before it waits for the disk, the call."""
+    yield from windows
+    call()
 
 
 def _taken(windows: Iterator[_Window], sums: _Sums, tally: Tally) -> Iterator[list[_Buffer]]:
