@@ -212,12 +212,23 @@ class PosixStore:
 
     def read_into(self, key: str, offset: int, buffers: Sequence[Buffer]) -> None:
         """See `Store.read_into`."""
+        with self.opened(key) as read:
+            read(offset, buffers)
+
+    @contextmanager
+    def opened(self, key: str) -> Iterator[Callable[[int, Sequence[Buffer]], None]]:
+        """See `LocalStore.opened`. The system reads ahead more and in larger pages for one that stays open."""
         fd = self._open(key)
+
+        def read(offset: int, buffers: Sequence[Buffer]) -> None:
+            try:
+                with naming(self.location(key)):
+                    vectored.read(fd, buffers, offset)
+            except EOFError as error:
+                raise EOFError(f"{self.location(key)!r}: {error}") from None
+
         try:
-            with naming(self.location(key)):
-                vectored.read(fd, buffers, offset)
-        except EOFError as error:
-            raise EOFError(f"{self.location(key)!r}: {error}") from None
+            yield read
         finally:
             os.close(fd)
 

@@ -1,9 +1,11 @@
 """Moves tensors from their extents into arrays: many windows in flight, each checksummed while it is in cache."""
 
+import contextlib
+import functools
 import itertools
 import operator
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -221,22 +223,53 @@ class _Reader:
     def _run(self, line: Iterator[Window]) -> None:
         """Reads one window of the line after another, until there are no more."""
         scratch = _Scratch()
-        for window in line:
-            started = time.perf_counter()
-            buffers, parts = scratch.buffers(window)
-            _read_into(window, buffers)
-            arrived = time.perf_counter()
-            nbytes = 0
-            for span, part in zip(window.spans, parts, strict=True):
-                # Now, while the bytes are in cache.
-                if span.crc32c is not None and crc32c(part) != span.crc32c:
-                    self._damaged.append((window.file, span.tensor, window.folder))
-                if span.check is not None:
-                    span.check.add(span.order, part)
-                if span.strides is not None:
-                    span.target[...] = np.ndarray(span.target.shape, span.target.dtype, part, 0, span.strides)
-                nbytes += span.target.nbytes
-            self._tally.add(nbytes, read=arrived - started, checksum=time.perf_counter() - arrived)
+        with _Opened() as opened:
+            for window in line:
+                started = time.perf_counter()
+                buffers, parts = scratch.buffers(window)
+                opened.read_into(window, buffers)
+                arrived = time.perf_counter()
+                nbytes = 0
+                for span, part in zip(window.spans, parts, strict=True):
+                    # Now, while the bytes are in cache.
+                    if span.crc32c is not None and crc32c(part) != span.crc32c:
+                        self._damaged.append((window.file, span.tensor, window.folder))
+                    if span.check is not None:
+                        span.check.add(span.order, part)
+                    if span.strides is not None:
+                        span.target[...] = np.ndarray(span.target.shape, span.target.dtype, part, 0, span.strides)
+                    nbytes += span.target.nbytes
+                self._tally.add(nbytes, read=arrived - started, checksum=time.perf_counter() - arrived)
+
+
+class _Opened(contextlib.ExitStack):
+    """One thread's open file: the one that it read last, where the store has such."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._of: tuple[Folder, str] | None = None
+        self._read: Callable[[int, Sequence[_Array]], None]
+
+    def read_into(self, window: Window, buffers: Sequence[_Array]) -> None:
+        """Fills the buffers with the window's bytes."""
+        folder, file = window.folder, window.file
+        try:
+            if self._of is None or self._of[1] != file or self._of[0] is not folder:
+                self._open(folder, file)
+            self._read(window.spans[0].offset, buffers)
+        except FileNotFoundError as error:
+            raise CorruptCheckpointError(f"{folder.location(file)!r} is missing", file=file) from error
+        except EOFError as error:
+            where = folder.location(file)
+            raise CorruptCheckpointError(f"{where!r} is shorter than the tensors in it: {error}", file=file) from error
+
+    def _open(self, folder: Folder, file: str) -> None:
+        self.close()
+        if isinstance(folder.store, LocalStore):
+            self._read = self.enter_context(folder.store.opened(folder.key(file)))
+        else:
+            self._read = functools.partial(folder.read_into, file)
+        self._of = folder, file
 
 
 class _Scratch:
@@ -276,14 +309,3 @@ def _is_cached(window: Window) -> bool:
         )
     except FileNotFoundError:
         return True  # which is told when it is read
-
-
-def _read_into(window: Window, buffers: Sequence[_Array]) -> None:
-    try:
-        window.folder.read_into(window.file, window.spans[0].offset, buffers)
-    except FileNotFoundError as error:
-        where = window.folder.location(window.file)
-        raise CorruptCheckpointError(f"{where!r} is missing", file=window.file) from error
-    except EOFError as error:
-        where = window.folder.location(window.file)
-        raise CorruptCheckpointError(f"{where!r} is shorter than the tensors in it: {error}", file=window.file) from error
