@@ -109,6 +109,16 @@ def test_copies_share_no_memory_and_neighbours_do(tmp_path: Path) -> None:
     assert len({id(array.base) for array in shared.values()}) == 1
 
 
+def test_copies_beside_arrays_that_are_filled_in_place_share_no_memory_either(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    ckptmgr.save(path, {"filled": np.ones(100), "new": {name: np.ones(100) for name in "abc"}})
+
+    found = ckptmgr.load(path, {"filled": np.zeros(100), "new": None}, copy=True)
+
+    assert found["filled"].tolist() == [1] * 100
+    assert len({id(array.base) for array in found["new"].values()}) == 3
+
+
 @pytest.mark.parametrize("how", [{}, {"copy": True}, {"mmap": True}])
 def test_a_selection_may_have_any_memory(tmp_path: Path, how: dict) -> None:
     path = tmp_path / "m.safetensors"

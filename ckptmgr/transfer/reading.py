@@ -29,15 +29,20 @@ Memory: TypeAlias = Literal["shared", "own", "mapped"]
 
 
 def read(
-    source: TensorSource, wanted: Iterable[Want], *, verify: Verify = "full", progress: Progress | None = None
+    source: TensorSource,
+    wanted: Iterable[Want],
+    *,
+    verify: Verify = "full",
+    progress: Progress | None = None,
+    is_apart: bool = False,
 ) -> tuple[list[_Array], Stats]:
     """One array per want, in their order. Nothing is read but what is wanted, and gaps of up to 64 KiB between.
 
     An ``out`` is filled and is the array given back; one that is not C-contiguous and native is filled through a copy.
-    New arrays are writable, C-contiguous and 64-byte aligned. With ``verify="full"`` every extent that is read whole is
-    compared with its crc32c, if it has one; a slice of an extent cannot be checked. Sizes of files are always looked at
-    before memory is taken. If this raises, the contents of the ``out`` arrays are undefined. ``progress`` is called in
-    this thread.
+    New arrays are writable, C-contiguous and 64-byte aligned; ``is_apart`` gives each memory of its own. With
+    ``verify="full"`` every extent that is read whole is compared with its crc32c, if it has one; a slice of an extent cannot
+    be checked. Sizes of files are always looked at before memory is taken. If this raises, the contents of the ``out``
+    arrays are undefined. ``progress`` is called in this thread.
 
     Raises:
         KeyError: the source has no tensor of that name.
@@ -49,7 +54,7 @@ def read(
     started = time.perf_counter()
     with garbage.later():
         goals = [Goal(source, want) for want in wanted]
-    return _read(source, goals, None, verify, progress, started)
+    return _read(source, goals, None, verify, progress, started, is_apart=is_apart)
 
 
 def read_new(
