@@ -131,6 +131,20 @@ def test_tensors_that_claim_the_same_bytes_share_no_memory() -> None:
     assert not any(np.shares_memory(one, other) for one, other in itertools.combinations(found, 2))
 
 
+@pytest.mark.parametrize("memory", ["shared", "own", "mapped"])
+def test_tensors_that_all_lie_in_the_same_bytes_take_no_memory(memory: transfer.Memory) -> None:
+    store, names = RamStore(), [f"t{number}" for number in range(100)]
+    store.files["data"] = bytes(1 << 20)
+    spec, extents = TensorSpec("int8", (1 << 20,)), [Extent(Folder(store), "data", 0)]
+    source = BulkSource(FileSource(dict.fromkeys(names, spec), dict.fromkeys(names, extents)), store, totals=True)
+
+    text = "'ram:/data' has 1048576 bytes, and tensors that are said to lie in it 104857600: 't[0-9]+' has bytes of another"
+    with mock.patch.object(slabs, "raw", None), pytest.raises(CorruptCheckpointError, match=text) as caught:
+        transfer.read_new(source, names, memory=memory)
+
+    assert caught.value.file == "data"
+
+
 def test_twenty_thousand_neighbours_are_read_in_windows_and_their_header_with_them() -> None:
     tensors, store = small(20_000, size=64), RamStore(1 << 20)
     source = BulkSource(stored(store, tensors, header=bytes(1 << 20)), store, totals=True)

@@ -17,7 +17,7 @@ from ckptmgr.source import Places
 from ckptmgr.spec import TensorSpec, numpy_dtype
 from ckptmgr.storage import Folder, LocalStore
 from ckptmgr.transfer import slabs
-from ckptmgr.transfer.planning import Check, Span, TensorCheck, pieces
+from ckptmgr.transfer.planning import Check, Span, TensorCheck, check_apart, pieces
 
 _Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -130,6 +130,9 @@ class _File:
             end, tensor = max((int(offsets[number]) + int(sizes[number]), self.names[rows[number]]) for number in wrong)
             text = f"{where!r} ends at byte {head.nbytes}, but tensor {tensor!r} in it at byte {end}: the file was cut off"
             raise CorruptCheckpointError(text, file=self.file, tensor=tensor)
+        if sizes.sum(dtype=float) > head.nbytes:
+            named = [self.names[row] for row in rows]
+            check_apart([*zip(offsets.tolist(), (offsets + sizes).tolist(), named, strict=True)], head.nbytes, where, self.file)
 
     def place(self, arrays: list[Any]) -> None:
         """Takes the memory, and puts an array for each tensor at its index."""

@@ -154,7 +154,7 @@ def _by_file(goals: Iterable[Goal], source: TensorSource) -> _Files:
 
 
 def _check_sizes(files: _Files) -> None:
-    """No extent may end behind its file: then no more memory is taken than files are large."""
+    """No extent may end behind its file, and no bytes belong to two tensors: no more memory is taken than files are large."""
     for (folder, file), held in files.items():
         end, name = max((goal.end(extent), goal.name) for goal, extent in held)
         head = folder.head(file)
@@ -164,6 +164,8 @@ def _check_sizes(files: _Files) -> None:
         if head.nbytes < end:
             text = f"{where!r} ends at byte {head.nbytes}, but tensor {name!r} in it at byte {end}: the file was cut off"
             raise CorruptCheckpointError(text, file=file, tensor=name)
+        places = {(extent.offset, goal.end(extent), goal.name) for goal, extent in held if goal.box is None}
+        planning.check_apart(sorted(places), head.nbytes, where, file)
 
 
 def _place(goals: Iterable[Goal], is_apart: bool) -> None:
