@@ -92,6 +92,15 @@ def test_all_damaged_tensors_are_named_at_once(totals: bool) -> None:
         transfer.read_new(source, list(source.specs))
 
 
+def test_damage_that_only_the_checksum_of_the_file_tells_is_told() -> None:
+    store = RamStore(1000)
+    source = BulkSource(stored(store, small(), is_known=False), store, totals=True)
+    store.damage("data", 10)
+
+    with pytest.raises(CorruptCheckpointError, match="'t0', 't1'"):
+        transfer.read_new(source, list(source.specs))
+
+
 def test_damage_where_no_tensor_is_harms_none() -> None:
     tensors, store = small(), RamStore(1000)
     source = BulkSource(stored(store, tensors, header=b"head", gap=3), store, totals=True)

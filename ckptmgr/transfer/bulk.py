@@ -265,7 +265,10 @@ class FileCheck:
         if joined(self._found[order] for order in sorted(self._found)) == self._expected:
             return []
         held = self._held
-        return [held.names[row] for number, row in enumerate(held.columns.rows) if not held.is_good(number, self._arrays)]
+        rows = held.columns.rows
+        wrong = [row for number, row in enumerate(rows) if not held.is_good(number, self._arrays)]
+        # If it is none of those that can be told, it may be any of the others.
+        return [held.names[row] for row in wrong or [row for row in rows if held.checksums[row] is None]]
 
 
 class _RunCheck:
