@@ -259,8 +259,8 @@ class _Reading:
             self.ties[user.tie] = self._leaf(user), value
 
     def _shifted(self, before: int, total: int) -> Progress | None:
-        if self.progress is None:
-            return None
+        if self.progress is None or self.memory == "mapped":  # then there is one batch, of which little is read
+            return self.progress
         progress = self.progress
         return lambda done, _: progress(before + done, total)
 

@@ -127,6 +127,19 @@ def test_a_selection_may_have_any_memory(tmp_path: Path, how: dict) -> None:
     assert {name: array[0] for name, array in ckptmgr.load(path, select=["a", "c"], **how).items()} == {"a": 97, "c": 99}
 
 
+@pytest.mark.parametrize("select", [None, "*"])
+def test_the_progress_of_a_map_ends_with_what_there_was_to_read(tmp_path: Path, select: str | None) -> None:
+    manager = CheckpointManager(tmp_path, backend="tf_bundle")
+    manager.save(1, {"odd": np.ones(3, np.int8), "w": np.ones(100), "v": np.arange(2)})
+    calls: list[tuple[int, int]] = []
+
+    with manager.open(1) as checkpoint:
+        checkpoint.restore(mmap=True, select=select, progress=lambda *call: calls.append(call))
+
+    assert calls[-1][0] == calls[-1][1]
+    assert len({total for _, total in calls}) == 1
+
+
 def test_what_is_in_memory_is_known_to_be(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(bytes(100))
     store = PosixStore(tmp_path)
