@@ -91,7 +91,7 @@ class _Opening:
         """The file of a set that is replaced last, as it is before it is read; None for a folder of Keras' files."""
         shard = filesets.shard_of(path)
         if shard is not None:
-            path = filesets.file_names(shard.stem, shard.total)[-1]
+            path = filesets.last_file(shard)
             head = self.folder.head(path)
         return None if head is None else (self.folder, path, head)
 
