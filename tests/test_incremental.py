@@ -50,6 +50,17 @@ def test_an_unchanged_file_is_not_stored_again(manager: CheckpointManager) -> No
     assert manager.verify().ok
 
 
+def test_what_is_stored_once_can_be_mapped_and_only_the_array_is_changed(manager: CheckpointManager) -> None:
+    manager.save(1, state(1))
+    manager.save(2, state(2))
+
+    found = manager.restore(2, mmap=True).state
+    assert same(found, 2)
+    found["base"]["w"][...] = 0
+
+    assert all(same(manager.restore(step).state, step) for step in (1, 2))
+
+
 def test_a_changed_file_is_written_and_then_taken_over_again(manager: CheckpointManager) -> None:
     manager.save(1, state(1))
     manager.save(2, state(2, base=7))

@@ -64,6 +64,13 @@ def test_unflatten_gives_back_every_state_to_the_bit(state: Any) -> None:
     assert states.same(state, round_trip(state))
 
 
+@pytest.mark.parametrize("text", ["\0", "a\0", "\0a", ""])
+def test_texts_of_numpy_keep_what_is_nul(text: str) -> None:
+    state = [np.str_(text), np.bytes_(text.encode()), text]
+
+    assert states.same(state, round_trip(state))
+
+
 @given(states.trees)
 def test_every_tensor_has_one_name_one_spec_and_one_path(state: Any) -> None:
     flat = tree.flatten(state)

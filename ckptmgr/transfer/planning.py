@@ -5,6 +5,7 @@ together, straight into the array where both sides are in the same order, else t
 each other in a file make a window, one request to the store.
 """
 
+import itertools
 import math
 import operator
 from collections.abc import Iterable, Iterator, Sequence
@@ -106,6 +107,18 @@ def _overlap(boxes: Sequence[Box]) -> bool:
             return True
         open_.append(box)
     return False
+
+
+def check_apart(places: Sequence[tuple[int, int, str]], nbytes: int, where: str, file: str) -> None:
+    """Raises CorruptCheckpointError if tensors have more bytes together than their file: then some have those of others.
+
+    ``places`` are start, end and name of each, by ascending start. An index of a few lines could else take any memory.
+    """
+    claimed = sum(end - start for start, end, _ in places)
+    if claimed > nbytes:
+        name = next(other[2] for one, other in itertools.pairwise(places) if other[0] < one[1])
+        text = f"{where!r} has {nbytes} bytes, and tensors that are said to lie in it {claimed}: {name!r} has bytes of another"
+        raise CorruptCheckpointError(text, file=file, tensor=name)
 
 
 class Check(Protocol):

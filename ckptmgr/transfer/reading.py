@@ -31,15 +31,20 @@ Memory: TypeAlias = Literal["shared", "own", "mapped"]
 
 
 def read(
-    source: TensorSource, wanted: Iterable[Want], *, verify: Verify = "full", progress: Progress | None = None
+    source: TensorSource,
+    wanted: Iterable[Want],
+    *,
+    verify: Verify = "full",
+    progress: Progress | None = None,
+    is_apart: bool = False,
 ) -> tuple[list[_Array], Stats]:
     """One array per want, in their order. Nothing is read but what is wanted, and gaps of up to 64 KiB between.
 
     An ``out`` is filled and is the array given back; one that is not C-contiguous and native is filled through a copy.
-    New arrays are writable, C-contiguous and 64-byte aligned. With ``verify="full"`` every extent that is read whole is
-    compared with its crc32c, if it has one; a slice of an extent cannot be checked. Sizes of files are always looked at
-    before memory is taken. If this raises, the contents of the ``out`` arrays are undefined. ``progress`` is called in
-    this thread.
+    New arrays are writable, C-contiguous and 64-byte aligned; ``is_apart`` gives each memory of its own. With
+    ``verify="full"`` every extent that is read whole is compared with its crc32c, if it has one; a slice of an extent cannot
+    be checked. Sizes of files are always looked at before memory is taken. If this raises, the contents of the ``out``
+    arrays are undefined. ``progress`` is called in this thread.
 
     Raises:
         KeyError: the source has no tensor of that name.
@@ -51,7 +56,7 @@ def read(
     started = time.perf_counter()
     with garbage.later():
         goals = [Goal(source, want) for want in wanted]
-    return _read(source, goals, None, verify, progress, started)
+    return _read(source, goals, None, verify, progress, started, is_apart=is_apart)
 
 
 def read_new(
@@ -151,7 +156,7 @@ def _by_file(goals: Iterable[Goal], source: TensorSource) -> _Files:
 
 
 def _check_sizes(files: _Files) -> None:
-    """No extent may end behind its file: then no more memory is taken than files are large."""
+    """No extent may end behind its file, and no bytes belong to two tensors: no more memory is taken than files are large."""
     for (folder, file), held in files.items():
         end, name = max((goal.end(extent), goal.name) for goal, extent in held)
         head = folder.head(file)
@@ -161,6 +166,8 @@ def _check_sizes(files: _Files) -> None:
         if head.nbytes < end:
             text = f"{where!r} ends at byte {head.nbytes}, but tensor {name!r} in it at byte {end}: the file was cut off"
             raise CorruptCheckpointError(text, file=file, tensor=name)
+        places = {(extent.offset, goal.end(extent), goal.name) for goal, extent in held if goal.box is None}
+        planning.check_apart(sorted(places), head.nbytes, where, file)
 
 
 def _place(goals: Iterable[Goal], is_apart: bool) -> None:
@@ -304,8 +311,7 @@ def _is_cached(window: Window) -> bool:
     """Whether reading waits for no disk, by the end of the first window: its beginning may just have been looked at."""
     store, last = window.folder.store, window.spans[-1]
     try:
-        return not isinstance(store, LocalStore) or store.is_cached(
-            window.folder.prefix + window.file, last.offset + last.nbytes - 1
-        )
+        key = window.folder.key(window.file)
+        return not isinstance(store, LocalStore) or store.is_cached(key, last.offset + last.nbytes - 1)
     except FileNotFoundError:
         return True  # which is told when it is read
