@@ -88,6 +88,18 @@ def test_retention_keeps_the_bytes_that_newer_steps_share(manager: CheckpointMan
     assert list(manager.folder.list().folders) == []
 
 
+def test_mapped_arrays_are_the_shared_file_and_never_change_it(manager: CheckpointManager) -> None:
+    for step in (1, 2):
+        manager.save(step, state(step))
+
+    mapped = manager.restore(2, mmap=True).state
+
+    assert same(mapped, 2)
+    mapped["base"]["w"][...] = 0
+    assert all(same(manager.restore(step).state, step) for step in (1, 2))
+    assert manager.verify().ok
+
+
 def test_a_new_process_goes_on_where_the_last_one_was(manager: CheckpointManager) -> None:
     manager.save(1, state(1))
     again = CheckpointManager(manager.folder.location(), incremental=True)

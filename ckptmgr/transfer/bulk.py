@@ -166,7 +166,7 @@ class _File:
                 f"{self.folder.location(self.file)!r} cannot be mapped: it is not on a local disk; leave out mmap=True"
             )
         try:
-            memory = store.map(self.folder.prefix + self.file)
+            memory = store.map(self.folder.key(self.file))
         except FileNotFoundError as error:
             raise CorruptCheckpointError(f"{self.folder.location(self.file)!r} is missing", file=self.file) from error
         if memory.nbytes < self._nbytes:

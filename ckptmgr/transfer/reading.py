@@ -271,9 +271,8 @@ def _is_cached(window: Window) -> bool:
     """Whether reading waits for no disk, by the end of the first window: its beginning may just have been looked at."""
     store, last = window.folder.store, window.spans[-1]
     try:
-        return not isinstance(store, LocalStore) or store.is_cached(
-            window.folder.prefix + window.file, last.offset + last.nbytes - 1
-        )
+        key = window.folder.key(window.file)
+        return not isinstance(store, LocalStore) or store.is_cached(key, last.offset + last.nbytes - 1)
     except FileNotFoundError:
         return True  # which is told when it is read
 
