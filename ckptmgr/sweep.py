@@ -1,8 +1,8 @@
 """Removing what interrupted saves and deletions left in a run.
 
-The law: only files of attempts that their step's record does not name are deleted. Such an attempt can never be named
-again, so it makes no difference who else is at work. The grace period spares what looks dead and is not: a save that has
-not been heard of for a while, and a run that somebody is copying into place with its records last.
+The law: only files of attempts that their step's record does not name, and no manifest refers to, are deleted. Such an
+attempt can never be named again, so it makes no difference who else is at work. The grace period spares what looks dead
+and is not: a save that has not been heard of for a while, and a run that somebody is copying into place with its records last.
 
 Letters in comments are those of section 5.5 of docs/commit.md.
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ckptmgr.commit import files_below
-from ckptmgr.ledger import Found, Unreadable, change, look
+from ckptmgr.ledger import Found, Unreadable, change, look, records
 from ckptmgr.manifest import MANIFEST, folder_name, parse_attempt
 from ckptmgr.naming import StepNaming
 from ckptmgr.record import Hold, Record
@@ -93,7 +93,8 @@ class _Sweeper:
             return Swept(foreign=foreign)
         done = Swept(claims=int(kept.claim != record.claim), foreign=foreign)
         for attempt in sorted(files.keys() - kept.named):
-            done += self._delete(name, attempt, files[attempt])
+            if not self._is_referred_to(attempt):
+                done += self._delete(name, attempt, files[attempt])
         done += self.abort(self.uploads_at([name]))  # of a record
         if kept.is_empty:
             self.root.delete([f"{name}/"])  # the folder, if nothing is left in it
@@ -140,6 +141,11 @@ class _Sweeper:
             if manifest and manifest.attempt == hold.by and manifest.refers_to(hold.attempt):
                 return True
         return False
+
+    def _is_referred_to(self, attempt: str) -> bool:
+        """Whether a step refers to files that no hold keeps any more: the record that had it was lost, by damage or by hand."""
+        found, _ = records(self.root, self.naming)
+        return any(each.record.manifest.refers_to(attempt) for each in found if each.record.manifest)
 
     def _delete(self, name: str, attempt: str, files: Mapping[str, Head]) -> Swept:
         if not self._is_dead(self._signs(name, attempt, files)):  # d

@@ -310,6 +310,29 @@ def referring() -> MemoryStore:
     return store
 
 
+@pytest.mark.parametrize("lost", ["deleted", "overwritten", "gone"])
+def test_a_damaged_record_takes_no_files_that_other_steps_refer_to(lost: str) -> None:
+    store = referring()
+    manager, key = manager_of(store), "step-00000001/manifest.json"
+    store.files[key] = b"damaged", store.time
+    if lost == "deleted":
+        manager.delete(1)
+    elif lost == "overwritten":
+        manager.save(1, state(1, base=3), overwrite=True)
+    else:
+        del store.files[key]
+
+    manager.sweep(grace=0)
+
+    assert same(manager.restore(2).state, 2)
+    manager.save(3, state(3))
+    assert same(manager.restore(3).state, 3)
+    for info in manager.steps():
+        manager.delete(info.step)
+    manager.sweep(grace=0)
+    assert store.files == {}
+
+
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_a_step_that_is_deleted_while_it_is_materialized_stays_deleted(n: int) -> None:
     store = referring()
