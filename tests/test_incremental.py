@@ -11,7 +11,7 @@ from incrementals import file_of, manager_of, same, state
 from safetensors.numpy import load_file
 from stores import MemoryStore, WrappedStore
 
-from ckptmgr import CheckpointManager, KeepLast, contenthash, open_checkpoint
+from ckptmgr import CheckpointManager, KeepLast, commit, contenthash, open_checkpoint
 from ckptmgr.errors import StepExistsError, StepNotFoundError
 from ckptmgr.storage import Folder, PosixStore
 
@@ -256,6 +256,17 @@ def test_references_work_in_a_store_without_links_or_conditional_remove() -> Non
     assert same(manager.restore().state, 4)
     with pytest.raises(StepNotFoundError):
         manager.restore(3)
+
+
+def test_many_references_to_one_step_end_before_its_record_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commit, "_HOLDS", 3)
+    manager = manager_of(MemoryStore())
+    for step in range(1, 9):
+        manager.save(step, state(step))
+
+    origins = [entry.origin.step for step in range(1, 9) for entry in manager.open(step).files if entry.origin]
+    assert origins == [1, 1, 1, 5, 5, 5]
+    assert manager.verify().ok
 
 
 class Meanwhile(WrappedStore):
