@@ -64,7 +64,8 @@ def _by_key(parts: Sequence[Part]) -> list[list[Part]]:
 
 def _by_pattern(patterns: Sequence[str], parts: Sequence[Part]) -> list[list[Part]]:
     if unused := [pattern for pattern in patterns if not any(fnmatchcase(part.name, pattern) for part in parts)]:
-        raise ValueError(f"incremental={unused[0]!r} matches no tensor: patterns are globs on names as 'model/base/*'")
+        text = f"incremental={unused[0]!r} matches no tensor: patterns are globs on names as 'model/base/*'"
+        raise ValueError(f"{text}, and a tied tensor has only its first name")
     keys = (next((pattern for pattern in patterns if fnmatchcase(part.name, pattern)), "") for part in parts)
     return _cut(keys, parts)
 

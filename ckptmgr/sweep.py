@@ -116,7 +116,10 @@ class _Sweeper:
         claim = record.claim
         if claim and self._is_dead(self._signs(name, claim.attempt, files.get(claim.attempt, {}), with_record=True)):  # b
             claim = None
-        holds = frozenset(hold for hold in record.holds if self._counts(hold))  # c
+        holders: dict[int | None, list[str]] = {}
+        for each in self.root.list().folders if record.holds else ():  # anew: a holder may have come after this sweep began
+            holders.setdefault(self.naming.parse(each), []).append(each)
+        holds = frozenset(hold for hold in record.holds if self._counts(hold, holders.get(hold.step, ())))  # c
         return record if (claim, holds) == (record.claim, record.holds) else record.renewed(claim=claim, holds=holds)
 
     def _settle(self, folder: Folder, found: Found, kept: Record) -> bool:
@@ -128,10 +131,9 @@ class _Sweeper:
             folder.delete([MANIFEST])
         return True
 
-    def _counts(self, hold: Hold) -> bool:
-        """Whether the attempt that holds may yet commit, or its manifest refers to the held files."""
-        # Listed anew: the holder may have come after this sweep began.
-        for name in [name for name in self.root.list().folders if self.naming.parse(name) == hold.step]:
+    def _counts(self, hold: Hold, names: Iterable[str]) -> bool:
+        """Whether the attempt that holds may yet commit, or its manifest refers to the held files; ``names`` are its step's."""
+        for name in names:
             found = look(self.root, name, hold.step)
             if isinstance(found, Unreadable):
                 return True

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -12,6 +13,7 @@ from stores import MemoryStore
 
 from ckptmgr import CheckpointManager
 from ckptmgr.errors import CorruptCheckpointError
+from ckptmgr.record import decode, encode
 from ckptmgr.storage import PosixStore
 
 
@@ -102,6 +104,20 @@ def test_a_damaged_file_is_not_materialized() -> None:
 
     assert [info.step for info in manager_of(store).steps()] == [1, 2]
     assert manager_of(store).sweep(grace=0).files == 0
+
+
+def test_a_forged_size_asks_for_no_space(tmp_path: Path) -> None:
+    with no_links():
+        manager = CheckpointManager(tmp_path / "run", incremental=True)
+        for step in (1, 2):
+            manager.save(step, state(step))
+    record = tmp_path / "run/step-00000002/manifest.json"
+    found = decode(record.read_bytes(), where="")
+    files = tuple(replace(entry, nbytes=1 << 60) if entry.origin else entry for entry in found.manifest.files)
+    record.write_bytes(encode(replace(found, manifest=replace(found.manifest, files=files))))
+
+    with pytest.raises(CorruptCheckpointError, match="bytes instead of"):
+        manager.materialize(2)
 
 
 @pytest.mark.parametrize("lost", ["deleted", "overwritten", "gone"])
