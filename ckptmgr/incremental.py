@@ -5,7 +5,7 @@ manifest of a committed step tells of one of its files. It then gets a further n
 link), or, where the store has no such names, the new manifest refers to it, and before that a hold in the record of the step
 that wrote it keeps it (`commit.hold`). References never chain: they name the attempt that has the bytes. Whatever is not
 certain, the file is written in full. On a local disk a file is read before it is shared, if this manager neither wrote it nor
-shared it before, and in every overwrite, which thereby repairs a damaged step.
+shared it before, and whenever a step is replaced, which thereby repairs a damaged one.
 """
 
 import functools
@@ -119,7 +119,7 @@ class Incremental:
             return saving.write_step(attempt.folder, prepared.plan, prepared.assets, progress=progress)
         previous, plan = self._previous(), prepared.plan
         taken: dict[str, _Taken] = {}
-        if previous and prepared.overwrite:
+        if previous and prepared.overwrite and self._replaces(attempt):
             previous = previous._replace(is_trusted=False)
         for file in plan.layout.files:
             if previous and (found := _taken(self._run.folder, attempt, previous, plan, file)):
@@ -137,6 +137,11 @@ class Incremental:
         marks = {name: content.marks for name, content in contents.items()}
         self._last = _Last(attempt.name, attempt.step, attempt.attempt, marks)
         return tuple(_told(entry, taken.get(entry.name), contents.get(entry.name)) for entry in entries)
+
+    def _replaces(self, attempt: Attempt) -> bool:
+        """Whether the step is there already. If it cannot be told the save will fail, or the record was damaged."""
+        found = look(self._run.folder, attempt.name, attempt.step)
+        return isinstance(found, Found) and found.record.manifest is not None
 
     def _previous(self) -> Previous | None:
         """The step that was saved here last, if it is still there, else the newest."""

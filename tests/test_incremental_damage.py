@@ -64,6 +64,16 @@ def test_an_overwrite_repairs_a_damaged_step(manager: CheckpointManager) -> None
     assert same(manager.restore(3).state, 3)
 
 
+def test_what_the_manager_wrote_itself_is_read_for_no_other_save(manager: CheckpointManager) -> None:
+    manager.save(1, state(1))
+
+    with mock.patch.object(PosixStore, "read_into", side_effect=AssertionError("read")):
+        manager.save(2, state(2), overwrite=True)
+        manager.save(3, state(3))
+
+    assert file_of(manager, 3, "base/w").samefile(file_of(manager, 1, "base/w"))
+
+
 def test_a_file_that_the_disk_cannot_read_is_written_again(manager: CheckpointManager) -> None:
     manager.save(1, state(1))
     again = CheckpointManager(manager.folder.location(), incremental=True)
