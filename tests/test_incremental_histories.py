@@ -16,10 +16,20 @@ from ckptmgr.commit import files_below
 from ckptmgr.errors import StepExistsError
 from ckptmgr.storage import PosixStore
 
-steps = st.integers(1, 8)
-parts = st.dictionaries(st.sampled_from(["base", "b c", "f*["]), st.tuples(st.sampled_from([0, 1, 9]), st.integers(0, 2)))
+steps = st.integers(1, 5)
+# Few, so that files are often equal: sizes and values by key.
+parts = st.sampled_from(
+    [
+        {"base": (9, 0), "b c": (9, 1)},
+        {"base": (9, 0), "b c": (9, 2)},
+        {"base": (9, 0), "f*[": (9, 1)},
+        {"base": (9, 1), "b c": (0, 1)},
+        {},
+    ]
+)
 operations = st.one_of(
     st.tuples(st.sampled_from(["save", "save", "overwrite", "fail"]), steps, parts),
+    st.tuples(st.just("save"), steps, parts),
     st.tuples(st.sampled_from(["delete", "materialize", "damage", "lose"]), steps),
     st.tuples(st.sampled_from(["sweep", "collect", "restart"])),
 )
@@ -95,7 +105,15 @@ def needed(manager: CheckpointManager) -> set[str]:
     return own | {entry.origin.path.rpartition("/")[0] for each in known for entry in each.files if entry.origin}
 
 
-@pytest.mark.parametrize("where", ["links", "few links", "references", "no conditional remove"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "references",
+        "no conditional remove",
+        pytest.param("links", marks=pytest.mark.slow),
+        pytest.param("few links", marks=pytest.mark.slow),
+    ],
+)
 @given(history=st.lists(operations, max_size=25), backend=st.sampled_from(["safetensors", "tf_bundle", "hdf5"]))
 @settings(max_examples=60, deadline=None)
 def test_every_step_reads_and_nothing_else_stays(
