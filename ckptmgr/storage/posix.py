@@ -136,8 +136,8 @@ class PosixStore:
             with self._root.folder(source_above) as origin, self._root.folder(above, make=True) as folder:
                 if not stat.S_ISREG(os.stat(source_name, dir_fd=origin, follow_symlinks=False).st_mode):
                     return False
-                os.link(source_name, name, src_dir_fd=origin, dst_dir_fd=folder, follow_symlinks=False)
                 with naming(self.location(key)):
+                    os.link(source_name, name, src_dir_fd=origin, dst_dir_fd=folder, follow_symlinks=False)
                     sync(folder)
         except OSError as error:
             if error.errno in _NOT_LINKED:
