@@ -54,7 +54,11 @@ class TorchAdapter(Adapter):
 
     def stage(self, leaf: Any, out: Array) -> Callable[[], object] | None:
         if leaf.is_cuda:
-            return cuda.copy(leaf.detach(), self.make("torch", out), out if out.base is None else out.base)
+            # On the device: what torch would do to the values after the copy, it would do before the copy has ended.
+            tensor, into = leaf.detach().resolve_conj().resolve_neg(), self.make("torch", out)
+            if (bits := _torch_bits(leaf.dtype)) is not None:  # torch cannot copy its integers of less than a byte
+                tensor, into = tensor.view(bits), into.view(bits)
+            return cuda.copy(tensor, into, out)
         out[...] = self.host(leaf)
         return None
 
