@@ -218,35 +218,26 @@ class PosixStore:
     @contextmanager
     def opened(self, key: str) -> Iterator[Callable[[int, Sequence[Buffer]], None]]:
         """See `LocalStore.opened`. The system reads ahead more and in larger pages for one that stays open."""
-        fd = self._open(key)
+        with self._opened(key) as fd:
 
-        def read(offset: int, buffers: Sequence[Buffer]) -> None:
-            try:
-                with naming(self.location(key)):
-                    vectored.read(fd, buffers, offset)
-            except EOFError as error:
-                raise EOFError(f"{self.location(key)!r}: {error}") from None
+            def read(offset: int, buffers: Sequence[Buffer]) -> None:
+                try:
+                    with naming(self.location(key)):
+                        vectored.read(fd, buffers, offset)
+                except EOFError as error:
+                    raise EOFError(f"{self.location(key)!r}: {error}") from None
 
-        try:
             yield read
-        finally:
-            os.close(fd)
 
     def is_cached(self, key: str, offset: int) -> bool:
         """See `LocalStore.is_cached`."""
-        fd = self._open(key)
-        try:
+        with self._opened(key) as fd:
             return mapping.is_cached(fd, offset)
-        finally:
-            os.close(fd)
 
     def map(self, key: str) -> np.ndarray[Any, Any]:
         """See `LocalStore.map`."""
-        fd = self._open(key)
-        try:
+        with self._opened(key) as fd:
             return mapping.mapped(fd, self.location(key))
-        finally:
-            os.close(fd)
 
     def file(self, key: str) -> BinaryIO:
         """See `Store.file`. It stays the same file when another one takes its name."""
@@ -343,6 +334,14 @@ class PosixStore:
     def _has(self, key: str, version: Version) -> bool:
         found = self.read(key)
         return found is not None and found[1] == version
+
+    @contextmanager
+    def _opened(self, key: str) -> Iterator[int]:
+        fd = self._open(key)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     def _open(self, key: str) -> int:
         """A descriptor of a file for reading. Raises FileNotFoundError, also for what is no regular file."""
