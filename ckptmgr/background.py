@@ -15,6 +15,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
 
@@ -68,7 +69,7 @@ class BackgroundSaver:
         self._lock = threading.Lock()
         self._is_closed = False
         self._free: list[Staging] = []
-        self._last: _Job | None = None
+        self._last: Callable[[], _Job | None] = lambda: None
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         weakref.finalize(self, self._jobs.put, None).atexit = False  # ends the thread
@@ -94,12 +95,15 @@ class BackgroundSaver:
         Raises:
             UnsupportedLeafError, UnsupportedTensorError, TypeError, ValueError: as of the manager; nothing was copied.
             MemoryError: there is no room for a copy of the state.
-            RuntimeError: it is closed, or this is another process.
+            RuntimeError: it is closed, or this is another process, the thread that writes, or the end of the interpreter.
             Exception: what an earlier save raised, with a note that tells its step.
         """
         started = self._clock()
         self._check_process()
+        self._check_thread()
         with self._lock:
+            if _is_exiting:
+                raise RuntimeError("the interpreter exits, and waits for no further save: use the manager's `save`")
             if self._is_closed:
                 raise RuntimeError("this BackgroundSaver is closed: make a new one")
             self._raise_failures()
@@ -108,6 +112,8 @@ class BackgroundSaver:
                 return pending
             self._raise_failures()  # of what was waited for
             prepared = self.manager.prepare(step, state, metrics=metrics, metadata=metadata, assets=assets, overwrite=overwrite)
+            if self.on_busy == "replace" and (last := self._last()):  # only now: what cannot be saved takes nobody's place
+                last.cancel(f"step {step} took its place")
             self._hand_over(pending, prepared)
             blocked = pending.reached("blocked")
             if self.overhead_budget is not None:
@@ -128,16 +134,19 @@ class BackgroundSaver:
         Raises:
             TimeoutError: they have not in ``timeout`` seconds. They go on.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        for pending in self._in_flight():
-            pending.wait(None if deadline is None else max(deadline - time.monotonic(), 0))
+        self._await(timeout)
         self._raise_failures()
 
     def close(self) -> None:
         """Waits for all saves and their callbacks, lets go of the memory, and raises what has not been told yet.
 
         Nothing can be saved any more.
+
+        Raises:
+            RuntimeError: this is the thread that writes.
+            Exception: what a save raised.
         """
+        self._check_thread()
         self._finish()
         self._raise_failures()
 
@@ -154,14 +163,10 @@ class BackgroundSaver:
             error.add_note(f"before, a background save failed: {_shown(failure)}")
 
     def _has_room(self, new: PendingSave) -> bool:
-        """Whether the new save may be begun: waits for room, or makes it, or cancels the new one, as `on_busy` says."""
-        if self.on_busy == "replace" and self._last is not None:
-            self._last.cancel(f"step {new.step} took its place")
-        busy = self._in_flight()
+        """Whether the new save may be begun: waits for room, or cancels the new one, as `on_busy` says."""
         if self.on_busy == "wait":
-            for pending in busy:
-                pending.wait()
-        elif self.on_busy == "skip" and busy:
+            self._await()
+        elif self.on_busy == "skip" and (busy := self._in_flight()):
             new.skipped = True
             new.end(Cancelled(f"step {new.step} was not saved: step {busy[0].step} was still being saved"))
             return False
@@ -180,9 +185,10 @@ class BackgroundSaver:
         if not snapshot.unfinished:
             pending.reached("staged")
         pending.nbytes = sum(spec.nbytes for spec in prepared.plan.flat.specs.values())
+        pending.writer = self._thread
         job = _Job(self.manager, pending, staging, snapshot, self._free)
         try:
-            self._last = job
+            self._last = weakref.ref(job)
             _unfinished[pending] = self
             self._jobs.put(job)
         except BaseException:  # an interrupt, before the thread has the job or after that
@@ -192,6 +198,11 @@ class BackgroundSaver:
     def _in_flight(self) -> list[PendingSave]:
         return [pending for pending, saver in list(_unfinished.items()) if saver is self and not pending.done()]
 
+    def _await(self, timeout: float | None = None) -> None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for pending in self._in_flight():
+            pending.wait(None if deadline is None else max(deadline - time.monotonic(), 0))
+
     def _failures(self) -> list[BaseException]:
         """What saves raised that nobody has been told, oldest first. They are told by this."""
         ended = [pending for pending, saver in list(_unfinished.items()) if saver is self and pending.done()]
@@ -200,28 +211,33 @@ class BackgroundSaver:
 
     def _raise_failures(self) -> None:
         failures = self._failures()
-        for later in failures[1:]:
-            failures[0].add_note(f"after it, another one failed: {_shown(later)}")
-        if failures:
-            raise failures[0]
+        try:
+            for later in failures[1:]:
+                failures[0].add_note(f"after it, another one failed: {_shown(later)}")
+            if failures:
+                raise failures[0]
+        finally:
+            del failures  # an error that refers to itself would keep what its callers had until garbage is looked for
 
     def _finish(self) -> None:
         if os.getpid() != self._pid:
             return
         with self._lock:
-            for pending in self._in_flight():
-                pending.wait()
+            self._await()
             self._is_closed = True
-            self._last = None
             self._free.clear()
             self._jobs.put(None)
         thread = self._thread
-        if thread is not None and thread.is_alive() and thread is not threading.current_thread():
+        if thread is not None and thread.is_alive():
             thread.join()  # it may still be calling back
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
             raise RuntimeError(f"this BackgroundSaver is of process {self._pid}, which forked this one: make a new one here")
+
+    def _check_thread(self) -> None:
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("this is the thread that writes, which cannot wait for itself: let another thread do this")
 
 
 _unfinished: dict[PendingSave, BackgroundSaver] = {}
@@ -230,7 +246,7 @@ _unfinished: dict[PendingSave, BackgroundSaver] = {}
 os.register_at_fork(after_in_child=_unfinished.clear)  # they go on in the parent
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class _Job:
     """A save that was handed to the thread. Whoever claims it, the thread or who cancels it, gives its memory back."""
 
@@ -240,21 +256,19 @@ class _Job:
     snapshot: Snapshot | None
     free: list[Staging]
 
-    def run(self) -> None:
-        pending = self.pending
-        if not pending.claim():
-            return
-        end: StepInfo | BaseException
+    def result(self) -> StepInfo | BaseException:
+        """Does it; gives how it ended, for `end`."""
         try:
-            end = self.manager.complete(self._copied(), on_written=lambda: pending.reached("written"))
-            pending.reached("committed")
+            info = self.manager.complete(self._copied(), on_written=partial(self.pending.reached, "written"))
+            self.pending.reached("committed")
+            return info
         # Whatever it is, it is raised in a caller's thread.
         except BaseException as error:  # noqa: BLE001
-            error.add_note(f"raised by the background save of step {pending.step}")
-            below = error.__traceback__ and error.__traceback__.tb_next
-            traceback.clear_frames(below)  # an error that somebody keeps must not keep the state
-            end = error.with_traceback(below)
-        self._end(end)
+            error.add_note(f"raised by the background save of step {self.pending.step}")
+            _let_go(error)
+            return error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
+        finally:
+            del self  # the error's frames lead to this one
 
     def cancel(self, why: str) -> bool:
         """Cancels it if it has not begun."""
@@ -262,10 +276,11 @@ class _Job:
         if not pending.claim():
             return False
         self._copied()
-        self._end(Cancelled(f"step {pending.step} was not saved: {why}"))
+        self.end(Cancelled(f"step {pending.step} was not saved: {why}"))
         return True
 
-    def _end(self, end: StepInfo | BaseException) -> None:
+    def end(self, end: StepInfo | BaseException) -> None:
+        """Gives its memory back, and has `PendingSave.end` tell how it ended."""
         self.snapshot = None
         self.free.append(self.staging)
         if isinstance(end, StepInfo | Cancelled):
@@ -285,7 +300,8 @@ class _Job:
 def _work(jobs: "queue.SimpleQueue[_Job | None]") -> None:
     """What the thread does. It keeps nothing alive while it waits, so that a saver nobody needs ends it."""
     while (job := jobs.get()) is not None:
-        job.run()
+        if job.pending.claim():
+            job.end(job.result())
         del job
 
 
@@ -294,13 +310,27 @@ def _tell(pending: PendingSave) -> bool:
     return _unfinished.pop(pending, None) is not None
 
 
+def _let_go(error: BaseException) -> None:
+    """Clears what its frames held, and those of the errors that it came from: who keeps an error must not keep the state."""
+    errors: list[BaseException | None] = [error]
+    for known in errors:
+        if known is not None:
+            traceback.clear_frames(known.__traceback__)
+            causes = (known.__cause__, known.__context__, *getattr(known, "exceptions", ()))
+            errors += [cause for cause in causes if cause not in errors]
+
+
 def _shown(error: BaseException) -> str:
     return "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
 
 
+_is_exiting = False
+
+
 def _at_exit() -> None:
+    global _is_exiting
+    _is_exiting = True
     for saver in list(dict.fromkeys(_unfinished.values())):
-        try:
-            saver.close()
-        except Exception as error:  # noqa: BLE001  nobody is left to raise it to: told as an error that ends a program is
+        saver._finish()
+        for error in saver._failures():  # nobody is left to raise it to: told as an error that ends a program is
             sys.excepthook(type(error), error, error.__traceback__)

@@ -317,7 +317,7 @@ def open_managed(
         raise CorruptCheckpointError(f"the manifest of step {info.step} names no {TREE}", step=info.step, file=TREE)
     try:
         totals = {entry.name: (entry.nbytes, entry.crc32c) for entry in manifest.files}
-        tree = TreeText(read_checked(folder, entry), totals, where=folder.location(TREE))
+        tree = TreeText(read_checked(folder, entry), totals, where=folder.location(TREE), step=info.step)
     except CorruptCheckpointError as error:
         if not is_current():
             raise _gone(info, folder.location()) from error

@@ -39,6 +39,7 @@ from ckptmgr.storage import Answer, Folder, Head
 
 logger = logging.getLogger(__name__)
 _RELEASES = 8  # tries to take out a hold, before it is left to sweep
+_HOLDS = 1000  # in one record, which every save that holds reads and writes
 
 
 def begin(root: Folder, name: str, step: int, *, overwrite: bool, writer: Mapping[str, JSON] | None = None) -> "Attempt":
@@ -280,11 +281,12 @@ def unpin(root: Folder, name: str, step: int, pin: str) -> None:
 def hold(root: Folder, name: str, step: int, attempt: str, by: Attempt) -> bool:
     """Keeps the files of an attempt of another step for the attempt ``by``, which may then refer to them if this is true.
 
-    False if nothing names the attempt any more, or only a claim: it may have no files, and never any again.
+    False if nothing names the attempt any more, or only a claim: it may have no files, and never any again. And if the record
+    has so many holds that another would cost more than files that are written now and then.
     """
     for _ in tries():  # 4.3
         found = look(root, name, step)
-        if not isinstance(found, Found) or attempt not in _held(found.record):
+        if not isinstance(found, Found) or attempt not in _held(found.record) or len(found.record.holds) >= _HOLDS:
             return False
         holds = found.record.holds | {Hold(attempt, by.step, by.attempt)}
         if holds == found.record.holds or change(root.folder(name), found, found.record.renewed(holds=holds)) is Answer.OK:

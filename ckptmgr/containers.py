@@ -22,7 +22,7 @@ def items(value: Any) -> list[tuple[str | int, Any]] | None:
     Raises:
         UnsupportedLeafError: a key that no name can be made of; the message goes on from the container's path.
     """
-    if type(value) is dict and all(type(key) is str and key.isascii() for key in value):
+    if type(value) is dict and {str}.issuperset(map(type, value)) and "".join(value).isascii():
         return list(value.items())
     if isinstance(value, Mapping):
         return [(_key(key), item) for key, item in value.items()]

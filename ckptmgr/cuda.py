@@ -10,19 +10,23 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from ckptmgr.adapter import Array
 
 _pinned: set[int] = set()  # addresses
 
 
-def copy(tensor: Any, out: Any, memory: Array) -> Callable[[], object]:
-    """Begins to copy a tensor into ``out``, one on the host that is part of ``memory``; gives what waits for the copy.
+def copy(tensor: Any, out: Any, array: Array) -> Callable[[], object]:
+    """Begins to copy a tensor into ``out``, one on the host, the memory of ``array``; gives what waits for the copy.
+
+    The array's memory is pinned, and all that it is a part of: see `_memory`.
 
     Raises:
         RuntimeError: the memory cannot be pinned, or an error of the GPU.
     """
     cuda = sys.modules["torch"].cuda
-    _pin(memory)
+    _pin(_memory(array))
     current, side = cuda.current_stream(tensor.device), _side_stream(tensor.device)
     side.wait_stream(current)
     with cuda.stream(side):
@@ -32,6 +36,13 @@ def copy(tensor: Any, out: Any, memory: Array) -> Callable[[], object]:
     current.wait_event(copied)
     wait: Callable[[], object] = copied.synchronize
     return wait
+
+
+def _memory(array: Array) -> Array:
+    """The whole that an array is a view of: pages can be pinned only once, so all arrays of a slab are pinned with it."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
 
 
 def _pin(memory: Array) -> None:

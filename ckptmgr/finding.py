@@ -24,7 +24,7 @@ from ckptmgr.errors import (
     shown,
 )
 from ckptmgr.foreign import Foreign
-from ckptmgr.ledger import Found, Unreadable, read_record, snapshot
+from ckptmgr.ledger import Found, Unreadable, check, read_record, snapshot
 from ckptmgr.manifest import MANIFEST, TREE, Manifest, folder_name
 from ckptmgr.naming import StepNaming
 from ckptmgr.step import StepInfo
@@ -194,7 +194,8 @@ class Run:
         return make(self.open(known, verify))
 
     def open(self, known: Committed, verify: Verify) -> Checkpoint:
-        """The committed step as a lazy checkpoint."""
+        """The committed step as a lazy checkpoint. Raises CorruptCheckpointError, also for what its listing left out."""
+        check(self.folder, known.found)
 
         def is_current() -> bool:
             now = read_record(self.folder, known.found.name, known.info.step)

@@ -54,7 +54,11 @@ class TorchAdapter(Adapter):
 
     def stage(self, leaf: Any, out: Array) -> Callable[[], object] | None:
         if leaf.is_cuda:
-            return cuda.copy(leaf.detach(), self.make("torch", out), out if out.base is None else out.base)
+            # On the device: what torch would do to the values after the copy, it would do before the copy has ended.
+            tensor, into = leaf.detach().resolve_conj().resolve_neg(), self.make("torch", out)
+            if (bits := _torch_bits(leaf.dtype)) is not None:  # torch cannot copy its integers of less than a byte
+                tensor, into = tensor.view(bits), into.view(bits)
+            return cuda.copy(tensor, into, out)
         out[...] = self.host(leaf)
         return None
 
@@ -133,7 +137,11 @@ class JaxAdapter(Adapter):
         return tensor_spec(words.dtype, words.shape)
 
     def host(self, leaf: Any) -> Array:
-        return np.asarray(sys.modules["jax"].random.key_data(leaf) if _is_jax_key(leaf) else leaf)
+        if _is_jax_key(leaf):
+            leaf = sys.modules["jax"].random.key_data(leaf)
+        # numpy would first ask for a buffer, which jax does not give of dtypes that are not numpy's own: half of the time.
+        array: Array = np.asarray(leaf) if leaf.dtype.isbuiltin == 1 else leaf.__array__()
+        return array
 
     def part(self, leaf: Any, box: Box) -> Array:
         if _is_jax_key(leaf) or all(device.platform == "cpu" for device in leaf.devices()):
@@ -308,11 +316,8 @@ def _torch_packed(spec: TensorSpec) -> tuple[Any, tuple[int, ...]]:
 
 
 def _is_jax_key(leaf: Any) -> bool:
-    return _is_key_dtype(leaf.dtype)
-
-
-@functools.lru_cache(maxsize=256)  # jax takes 2 µs to tell
-def _is_key_dtype(dtype: Any) -> bool:
+    if isinstance(dtype := leaf.dtype, np.dtype):  # as nearly all are, and jax takes 2 µs to tell
+        return False
     jax = sys.modules["jax"]
     return bool(jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key))
 

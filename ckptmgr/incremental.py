@@ -4,7 +4,8 @@ The law: a file is taken over only if all bytes that would be written have the s
 manifest of a committed step tells of one of its files. It then gets a further name in the new step's own folder (a hard
 link), or, where the store has no such names, the new manifest refers to it, and before that a hold in the record of the step
 that wrote it keeps it (`commit.hold`). References never chain: they name the attempt that has the bytes. Whatever is not
-certain, the file is written in full.
+certain, the file is written in full. On a local disk a file is read before it is shared, if this manager neither wrote it nor
+shared it before, and whenever a step is replaced, which thereby repairs a damaged one.
 """
 
 import functools
@@ -22,8 +23,8 @@ from ckptmgr.layout import Digests, FileLayout, Groups, Late, Layout, Part
 from ckptmgr.ledger import Found, look
 from ckptmgr.manifest import FileEntry, Manifest, Origin, folder_name
 from ckptmgr.saving import Plan, Prepared
-from ckptmgr.storage import Buffer, Folder, LinkingStore, Stored
-from ckptmgr.transfer import Progress, WrittenFile
+from ckptmgr.storage import Buffer, Folder, LinkingStore, LocalStore, Stored
+from ckptmgr.transfer import Problem, Progress, WrittenFile
 from ckptmgr.transfer.lanes import Lane
 
 HASH = "hash"  # the field of a file in the manifest
@@ -63,7 +64,8 @@ def _by_key(parts: Sequence[Part]) -> list[list[Part]]:
 
 def _by_pattern(patterns: Sequence[str], parts: Sequence[Part]) -> list[list[Part]]:
     if unused := [pattern for pattern in patterns if not any(fnmatchcase(part.name, pattern) for part in parts)]:
-        raise ValueError(f"incremental={unused[0]!r} matches no tensor: patterns are globs on names as 'model/base/*'")
+        text = f"incremental={unused[0]!r} matches no tensor: patterns are globs on names as 'model/base/*'"
+        raise ValueError(f"{text}, and a tied tensor has only its first name")
     keys = (next((pattern for pattern in patterns if fnmatchcase(part.name, pattern)), "") for part in parts)
     return _cut(keys, parts)
 
@@ -76,11 +78,15 @@ def _cut(keys: Iterable[str], parts: Sequence[Part]) -> list[list[Part]]:
 
 
 class Previous(NamedTuple):
-    """The step whose files may be taken over: the name of its folder, its manifest, and marks of its files if they are known."""
+    """The step whose files may be taken over: the name of its folder, its manifest, and marks of its files if they are known.
+
+    ``is_trusted`` if they need not be read for that, because this manager wrote or read each.
+    """
 
     name: str
     manifest: Manifest
     marks: Mapping[str, Marks]
+    is_trusted: bool
 
     def alike(self, nbytes: int | None) -> list[FileEntry]:
         """Its files of that size whose hash can be compared."""
@@ -113,6 +119,8 @@ class Incremental:
             return saving.write_step(attempt.folder, prepared.plan, prepared.assets, progress=progress)
         previous, plan = self._previous(), prepared.plan
         taken: dict[str, _Taken] = {}
+        if previous and prepared.overwrite and self._replaces(attempt):
+            previous = previous._replace(is_trusted=False)
         for file in plan.layout.files:
             if previous and (found := _taken(self._run.folder, attempt, previous, plan, file)):
                 taken[file.name] = found
@@ -130,14 +138,19 @@ class Incremental:
         self._last = _Last(attempt.name, attempt.step, attempt.attempt, marks)
         return tuple(_told(entry, taken.get(entry.name), contents.get(entry.name)) for entry in entries)
 
+    def _replaces(self, attempt: Attempt) -> bool:
+        """Whether the step is there already. If it cannot be told the save will fail, or the record was damaged."""
+        found = look(self._run.folder, attempt.name, attempt.step)
+        return isinstance(found, Found) and found.record.manifest is not None
+
     def _previous(self) -> Previous | None:
         """The step that was saved here last, if it is still there, else the newest."""
         if last := self._last:
             found = look(self._run.folder, last.name, last.step)
             if isinstance(found, Found) and found.record.manifest and found.record.manifest.attempt == last.attempt:
-                return Previous(last.name, found.record.manifest, last.marks)
+                return Previous(last.name, found.record.manifest, last.marks, is_trusted=True)
         committed = self._run.steps().committed
-        return Previous(committed[-1].found.name, committed[-1].manifest, {}) if committed else None
+        return Previous(committed[-1].found.name, committed[-1].manifest, {}, is_trusted=False) if committed else None
 
 
 class _Content:
@@ -226,13 +239,24 @@ def _taken(root: Folder, attempt: Attempt, previous: Previous, plan: Plan, file:
         if (entry.crc32c, entry.extra[HASH]) == (written.crc32c, label):
             new = FileEntry(file.name, entry.nbytes, entry.crc32c, extra={HASH: label})
             origin = previous.origin(entry)
-            if (head := root.head(origin.path)) is None or head.nbytes != new.nbytes:
-                continue  # it is going, or damaged
+            if not _is_whole(root, origin, new, full=not previous.is_trusted and isinstance(root.store, LocalStore)):
+                continue
             if _linked(root, origin, attempt.folder, new):
                 return _Taken(new, written, seen.digests[file.name], folder.content)
             if new.nbytes >= GROUP_NBYTES and commit.hold(root, origin.home, origin.step, origin.attempt, attempt):
                 return _Taken(replace(new, origin=origin), written, seen.digests[file.name], folder.content)
     return None
+
+
+def _is_whole(root: Folder, origin: Origin, new: FileEntry, *, full: bool) -> bool:
+    """Whether the older file is there in its size, and, if ``full``, with all its bytes."""
+    try:
+        problems = transfer.check(root, [(origin.path, new.nbytes, new.crc32c)], full=full)
+    except OSError as error:  # a bad disk is no reason not to save
+        problems = [Problem(origin.path, None, str(error))]
+    for problem in problems:
+        logger.warning("%s: it is written again", problem.message)
+    return not problems
 
 
 def _told(entry: FileEntry, taken: _Taken | None, content: _Content | None) -> FileEntry:

@@ -102,8 +102,9 @@ class FileLayout:
     sizes: tuple[int | None, ...] = field(init=False, compare=False, repr=False)  # of each piece; there may be many
 
     def __post_init__(self) -> None:
-        sizes = tuple([len(piece) if isinstance(piece, bytes) else piece.nbytes for piece in self.pieces])
-        object.__setattr__(self, "sizes", sizes)
+        # Most are whole tensors, of which there may be many.
+        sizes = [each.spec.nbytes if type(each) is Part and each.box is None else piece_nbytes(each) for each in self.pieces]
+        object.__setattr__(self, "sizes", tuple(sizes))
 
     @property
     def nbytes(self) -> int | None:

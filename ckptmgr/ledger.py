@@ -38,6 +38,7 @@ class Found(NamedTuple):
     step: int
     record: Record
     version: Version
+    data: bytes = b""
 
 
 class Unreadable(NamedTuple):
@@ -123,7 +124,7 @@ def _read(root: Folder, naming: StepNaming) -> tuple[_Reading, Mapping[str, Head
     for name, sight in zip(names, sights, strict=True):
         old = last.seen.get(name)
         is_old = isinstance(old, Found) and sight == known[name]
-        seen[name] = old if is_old else _understood(root, name, naming.parse(name) or 0, sight)
+        seen[name] = old if is_old else _understood(root, name, naming.parse(name) or 0, sight, is_listed=True)
     found = [each for each in seen.values() if isinstance(each, Found)]
     unreadable = [each for each in seen.values() if isinstance(each, Unreadable)]
     has_all = len(unreadable) + sum(each.record.manifest is not None for each in found) == len(seen)
@@ -151,12 +152,19 @@ def _versions(reading: _Reading) -> dict[str, Version | None]:
     return {name: each and each.version for name, each in reading.seen.items()}
 
 
+def check(root: Folder, found: Found) -> None:
+    """Checks what a listing leaves out. Raises CorruptCheckpointError."""
+    decode(found.data, where=root.location(f"{found.name}/{MANIFEST}"), step=found.step)
+
+
 def look(root: Folder, name: str, step: int) -> Found | Unreadable | None:
     """What stands in the place of the step's record."""
     return _understood(root, name, step, _sight(root, f"{name}/{MANIFEST}"))
 
 
-def _understood(root: Folder, name: str, step: int, sight: Sight | OSError | None) -> Found | Unreadable | None:
+def _understood(
+    root: Folder, name: str, step: int, sight: Sight | OSError | None, *, is_listed: bool = False
+) -> Found | Unreadable | None:
     """What the bytes of a record say, or the error that came instead of them. Raises any other error than that of its size."""
     if sight is None:
         return None
@@ -168,7 +176,7 @@ def _understood(root: Folder, name: str, step: int, sight: Sight | OSError | Non
         text = f"the record {where!r} is far larger than any record: damaged, or not written by ckptmgr"
         return Unreadable(name, step, CorruptCheckpointError(text, step=step, file=MANIFEST), None)
     try:
-        return Found(name, step, decode(sight.data, where=where, step=step), sight.version)
+        return Found(name, step, decode(sight.data, where=where, step=step, is_listed=is_listed), sight.version, sight.data)
     except (CorruptCheckpointError, FormatVersionError) as error:
         return Unreadable(name, step, error, sight.version)
 

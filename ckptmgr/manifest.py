@@ -175,12 +175,15 @@ class Manifest:
         return {**fields, "crc32c": f"{_canonical_crc32c(fields):08x}"}
 
     @classmethod
-    def from_json(cls, value: JSON) -> Self:
-        """The manifest of a JSON object. Raises ValueError, FormatVersionError."""
+    def from_json(cls, value: JSON, *, is_sealed: bool = False) -> Self:
+        """The manifest of a JSON object. Of one that ``is_sealed`` by a checksum of the whole, its own is not compared.
+
+        Raises ValueError, FormatVersionError.
+        """
         fields = Fields(value, "the manifest")
         check_version(fields)
         own = fields.crc32c("crc32c")
-        if own != _canonical_crc32c({**fields.rest, "format_version": value["format_version"]}):
+        if not is_sealed and own != _canonical_crc32c({**fields.rest, "format_version": value["format_version"]}):
             raise ValueError("has a manifest whose crc32c is not that of its fields")
         manifest = cls(
             step=fields.count("step", most=None),

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ckptmgr import commit
+from ckptmgr import commit, transfer
 from ckptmgr.checkpoint import files_of
 from ckptmgr.checksum import crc32c
 from ckptmgr.errors import CorruptCheckpointError, StepNotFoundError
@@ -60,6 +60,9 @@ def _gone(root: Folder, name: str, step: int) -> StepNotFoundError:
 
 
 def _copied(files: Folder, target: Folder, entry: FileEntry) -> FileEntry:
+    problems = transfer.check(files, [(entry.name, entry.nbytes, entry.crc32c)], full=False)
+    if problems:  # before space for what may be no size of a file is asked for
+        raise CorruptCheckpointError(f"{problems[0].message}: restore another step", file=entry.name)
     try:
         target.put(entry.name, _windows(files, entry), entry.nbytes)
     except (FileNotFoundError, EOFError) as error:

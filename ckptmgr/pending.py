@@ -52,6 +52,7 @@ class PendingSave:
         self.step = step
         self.skipped = False
         self.nbytes = 0
+        self.writer: threading.Thread | None = None
         self._clock, self._started = clock, started
         self._tell = tell
         self._pid = os.getpid()
@@ -87,9 +88,12 @@ class PendingSave:
             Exception: what the save raised; the saver then does not raise it any more.
         """
         end = self._ended(timeout)
-        if isinstance(end, BaseException):
-            raise end
-        return end
+        try:
+            if isinstance(end, BaseException):
+                raise end
+            return end
+        finally:
+            del self, end  # an error that refers to itself would keep what its callers had until garbage is looked for
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the save raised, when it has ended, or None. Otherwise like `result`."""
@@ -101,7 +105,7 @@ class PendingSave:
     def add_done_callback(self, call: Callable[["PendingSave"], object]) -> None:
         """Has ``call(self)`` made when the save has ended, by the thread that writes; at once if it has ended already.
 
-        What it raises is logged. It must not wait for another save of the same saver.
+        What it raises is logged. It can neither save with the same saver, nor wait for it.
         """
         self._callbacks.append(call)
         if self.done():
@@ -134,12 +138,14 @@ class PendingSave:
 
         Raises:
             TimeoutError: it has not in that time.
-            RuntimeError: it was begun in another process, by which this one was forked, and will never end here.
+            RuntimeError: it will never end here: this is the thread that writes it, or a process that was forked since.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while self._end is None:
             if os.getpid() != self._pid:
                 raise RuntimeError(f"step {self.step} is saved by process {self._pid}, which forked this one: ask there")
+            if threading.current_thread() is self.writer:
+                raise RuntimeError(f"this is the thread that writes step {self.step}, which cannot wait for itself")
             left = _PATIENCE_S if deadline is None else min(_PATIENCE_S, deadline - time.monotonic())
             if left <= 0:
                 raise TimeoutError(f"the background save of step {self.step} has not ended in {timeout} s; it goes on")
@@ -161,5 +167,7 @@ class PendingSave:
                 return
             try:
                 call(self)
-            except Exception:  # as of a Future: the save has ended, and there is nobody to raise it to
+            except BaseException as error:  # as of a Future: the save has ended, and there is nobody to raise it to
+                if not isinstance(error, Exception) and threading.current_thread() is not self.writer:
+                    raise  # an interrupt; whereas the thread that writes may have more to write
                 logger.exception("a callback of the background save of step %d failed", self.step)

@@ -161,7 +161,8 @@ class _Reading:
             names = [name for name, _ in batch]
             return transfer.read_new(self.source, names, verify=self.verify, progress=progress, memory=self.memory)
         wants = [Want(name, None, None if direct is None else self.places[direct.path]) for name, direct in batch]
-        return transfer.read(self.source, wants, verify=self.verify, progress=progress)
+        is_apart = self.memory == "own"
+        return transfer.read(self.source, wants, verify=self.verify, progress=progress, is_apart=is_apart)
 
     def found(self, leaf: Any, is_inside: bool) -> Any:
         """What stands for a leaf of the checkpoint without a template; in the state of an object, of the kind that it was."""
@@ -258,8 +259,8 @@ class _Reading:
             self.ties[user.tie] = self._leaf(user), value
 
     def _shifted(self, before: int, total: int) -> Progress | None:
-        if self.progress is None:
-            return None
+        if self.progress is None or self.memory == "mapped":  # then there is one batch, of which little is read
+            return self.progress
         progress = self.progress
         return lambda done, _: progress(before + done, total)
 

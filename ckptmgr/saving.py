@@ -1,9 +1,10 @@
 """From a state tree to files in a folder: what every save does before anything is decided about steps."""
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import repeat
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -72,10 +73,9 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Files that are now durable, each with size and crc32c, and where in them each tensor lies (see `treefile.Row`)."""
+    """Files that are now durable, each with size and crc32c."""
 
     files: tuple[FileEntry, ...]
-    rows: Sequence[RowFields]
     stats: Stats
 
 
@@ -115,7 +115,7 @@ def plan(
         UnsupportedTensorError: the format cannot hold one of the tensors exactly.
     """
     contents = Contents(
-        files=pack(list(map(Part, flat.specs, flat.specs.values())), max_file_nbytes, groups),
+        files=pack(_parts(flat), max_file_nbytes, groups),
         aliases=flat.aliases,
         strings=flat.strings,
         metadata=metadata or {},
@@ -125,15 +125,29 @@ def plan(
     return Plan(flat, backend.layout(contents, stem=stem, align=ALIGN))
 
 
-def write(folder: Folder, plan: Plan, *, progress: Progress | None = None, known: Known | None = None) -> Written:
+def _parts(flat: Flat) -> list[Part]:
+    # By `tuple`, because a call of a NamedTuple's own `__new__` takes twice as long, and there may be many.
+    make: Callable[..., Part] = tuple.__new__
+    return list(map(make, repeat(Part), zip(flat.specs, flat.specs.values(), repeat(None))))
+
+
+def write(
+    folder: Folder,
+    plan: Plan,
+    *,
+    progress: Progress | None = None,
+    known: Known | None = None,
+    describe: Callable[[Sequence[RowFields]], object] | None = None,
+) -> Written:
     """Writes the planned files into ``folder``, in the layout's order, straight from the state's memory.
 
     Each file is whole and durable, or absent; if this raises, files before the failed one may be there. ``known`` ones
     lie there already; see `transfer.write`.
+    ``describe`` is called with where each tensor lies (see `treefile.Row`), in another thread while the disk is waited for.
     """
-    written = transfer.write(folder, plan.layout, plan.source, progress=progress, known=known)
-    files = tuple(FileEntry(name, *stored) for name, stored in written.files.items())
-    return Written(files, _rows(plan, written.digests), written.stats)
+    meanwhile = None if describe is None else lambda digests: describe(_rows(plan, digests))
+    written = transfer.write(folder, plan.layout, plan.source, progress=progress, known=known, meanwhile=meanwhile)
+    return Written(tuple(FileEntry(name, *stored) for name, stored in written.files.items()), written.stats)
 
 
 def replace(folder: Folder, plan: Plan, backend: Backend, *, stem: str, progress: Progress | None = None) -> Written:
@@ -170,9 +184,14 @@ def write_step(
     known: Known | None = None,
 ) -> tuple[FileEntry, ...]:
     """All files of a step: the planned ones, then the assets, and ``tree.json`` last. ``known`` ones lie there already."""
-    written = write(folder, plan, progress=progress, known=known)
+    index = b""
+
+    def describe(rows: Sequence[RowFields]) -> None:
+        nonlocal index
+        index = treefile.encode(plan.flat.skeleton, rows, plan.flat.aliases)
+
+    written = write(folder, plan, progress=progress, known=known, describe=describe)
     beside = [_write_small(folder, name, data, {ASSET: True}) for name, data in assets.items()]
-    index = treefile.encode(plan.flat.skeleton, written.rows, plan.flat.aliases)
     return (*written.files, *beside, _write_small(folder, TREE, index, {}))
 
 

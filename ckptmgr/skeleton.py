@@ -218,7 +218,8 @@ class _RngDecoder(_Decoder):
 
 def _numpy_scalar(value: np.generic) -> JSON:
     if isinstance(value, np.str_):
-        return {"$scalar": "str", "data": str(value).encode("utf-8", "surrogatepass").hex()}
+        # Not `str(value)`, which leaves out NULs at the end.
+        return {"$scalar": "str", "data": value.encode("utf-8", "surrogatepass").hex()}
     if isinstance(value, np.bytes_):
         return {"$scalar": "bytes", "data": bytes(value).hex()}
     if (name := dtype_name(value.dtype)) == STRING:

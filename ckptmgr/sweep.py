@@ -1,8 +1,8 @@
 """Removing what interrupted saves and deletions left in a run.
 
-The law: only files of attempts that their step's record does not name are deleted. Such an attempt can never be named
-again, so it makes no difference who else is at work. The grace period spares what looks dead and is not: a save that has
-not been heard of for a while, and a run that somebody is copying into place with its records last.
+The law: only files of attempts that their step's record does not name, and no manifest refers to, are deleted. Such an
+attempt can never be named again, so it makes no difference who else is at work. The grace period spares what looks dead
+and is not: a save that has not been heard of for a while, and a run that somebody is copying into place with its records last.
 
 Letters in comments are those of section 5.5 of docs/commit.md.
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ckptmgr.commit import files_below
-from ckptmgr.ledger import Found, Unreadable, change, look
+from ckptmgr.ledger import Found, Unreadable, change, look, records
 from ckptmgr.manifest import MANIFEST, folder_name, parse_attempt
 from ckptmgr.naming import StepNaming
 from ckptmgr.record import Hold, Record
@@ -93,7 +93,8 @@ class _Sweeper:
             return Swept(foreign=foreign)
         done = Swept(claims=int(kept.claim != record.claim), foreign=foreign)
         for attempt in sorted(files.keys() - kept.named):
-            done += self._delete(name, attempt, files[attempt])
+            if not self._is_referred_to(attempt):
+                done += self._delete(name, attempt, files[attempt])
         done += self.abort(self.uploads_at([name]))  # of a record
         if kept.is_empty:
             self.root.delete([f"{name}/"])  # the folder, if nothing is left in it
@@ -115,7 +116,10 @@ class _Sweeper:
         claim = record.claim
         if claim and self._is_dead(self._signs(name, claim.attempt, files.get(claim.attempt, {}), with_record=True)):  # b
             claim = None
-        holds = frozenset(hold for hold in record.holds if self._counts(hold))  # c
+        holders: dict[int | None, list[str]] = {}
+        for each in self.root.list().folders if record.holds else ():  # anew: a holder may have come after this sweep began
+            holders.setdefault(self.naming.parse(each), []).append(each)
+        holds = frozenset(hold for hold in record.holds if self._counts(hold, holders.get(hold.step, ())))  # c
         return record if (claim, holds) == (record.claim, record.holds) else record.renewed(claim=claim, holds=holds)
 
     def _settle(self, folder: Folder, found: Found, kept: Record) -> bool:
@@ -127,10 +131,9 @@ class _Sweeper:
             folder.delete([MANIFEST])
         return True
 
-    def _counts(self, hold: Hold) -> bool:
-        """Whether the attempt that holds may yet commit, or its manifest refers to the held files."""
-        # Listed anew: the holder may have come after this sweep began.
-        for name in [name for name in self.root.list().folders if self.naming.parse(name) == hold.step]:
+    def _counts(self, hold: Hold, names: Iterable[str]) -> bool:
+        """Whether the attempt that holds may yet commit, or its manifest refers to the held files; ``names`` are its step's."""
+        for name in names:
             found = look(self.root, name, hold.step)
             if isinstance(found, Unreadable):
                 return True
@@ -140,6 +143,11 @@ class _Sweeper:
             if manifest and manifest.attempt == hold.by and manifest.refers_to(hold.attempt):
                 return True
         return False
+
+    def _is_referred_to(self, attempt: str) -> bool:
+        """Whether a step refers to files that no hold keeps any more: the record that had it was lost, by damage or by hand."""
+        found, _ = records(self.root, self.naming)
+        return any(each.record.manifest.refers_to(attempt) for each in found if each.record.manifest)
 
     def _delete(self, name: str, attempt: str, files: Mapping[str, Head]) -> Swept:
         if not self._is_dead(self._signs(name, attempt, files)):  # d

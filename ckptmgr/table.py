@@ -21,7 +21,7 @@ from ckptmgr.spec import TensorSpec
 
 MAX_RANK = 64
 
-_DTYPE = re.compile(r"[a-z]{3}[0-9a-z_\[\]]*")
+_DTYPE = re.compile(r"[a-z]{3}[0-9A-Za-z_\[\]]*")  # units of time have capitals: datetime64[D]
 _WHOLE, _SLICE = 7, 9  # fields of a row: a slice has its start and stop besides
 
 
@@ -118,7 +118,8 @@ class Table(Sequence[Row]):
     def intruder(self) -> str | None:
         """The name of a tensor that has bytes of another one, or bytes where strings have none."""
         offsets, sizes = self.places, np.array(self.sizes, np.uint64)
-        strings = {index for index, spec in enumerate(self.specs) if spec.is_string} if 0 in self.sizes else ()
+        # A string tensor has no bytes, but a slice of one is not 0 bytes by its dtype.
+        strings = [index for index, spec in enumerate(self.specs) if spec.is_string] if self.boxes or 0 in self.sizes else ()
         if wrong := [index for index in strings if offsets[index] >= 0]:
             return self.names[wrong[0]]
         held = np.flatnonzero((offsets >= 0) & (sizes > 0))

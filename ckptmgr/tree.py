@@ -16,7 +16,7 @@ from ckptmgr.adapter import Adapter
 from ckptmgr.errors import CorruptCheckpointError, UnsupportedLeafError, UnsupportedTensorError
 from ckptmgr.layout import Scalar
 from ckptmgr.skeleton import MAX_DEPTH, Path, TensorNode
-from ckptmgr.spec import STRING, TensorSpec
+from ckptmgr.spec import STRING, TensorSpec, tensor_spec
 from ckptmgr.step import JSON
 from ckptmgr.strings import from_strings, string_tag, string_values
 
@@ -230,7 +230,10 @@ class _Flattening:
         except UnsupportedLeafError as error:
             raise unsupported(path, error) from error
         if inner is not None:
-            return containers.encode(value, [(key, self.value(item, (*path, key))) for key, item in inner])
+            nodes = self.arrays(inner, path)
+            if nodes is None:
+                nodes = [(key, self.value(item, (*path, key))) for key, item in inner]
+            return containers.encode(value, nodes)
         if saved is None:
             raise unsupported(path, f"is of type {_type_name(value)}, which cannot be stored: {_HINT}")
         return {"$rng": saved.kind, "state": skeleton.plain(saved.state)}
@@ -269,6 +272,30 @@ class _Flattening:
         self.specs.append(spec)
         self.firsts.append(first)
         return node
+
+    def arrays(self, inner: Sequence[tuple[str | int, Any]], path: Path) -> list[tuple[str | int, JSON]] | None:
+        """The nodes of a container of nothing but numpy arrays that share nothing, all at once; None if it is any other."""
+        if not inner or type(inner[0][1]) is not np.ndarray:
+            return None
+        leaves = [leaf for _, leaf in inner]
+        if set(map(type, leaves)) != {np.ndarray} or [True for leaf in leaves if leaf.base is not None]:
+            return None
+        try:
+            specs = [tensor_spec(leaf.dtype, leaf.shape) for leaf in leaves]
+        except UnsupportedTensorError:
+            return None  # one by one, to tell which
+        indexes = range(len(self.paths), len(self.paths) + len(leaves))
+        fresh: dict[Hashable, int] = dict(zip(map(id, leaves), indexes, strict=True))  # see `NumpyAdapter.identity`
+        if len(fresh) < len(leaves) or not self.seen.keys().isdisjoint(fresh) or 0 in [spec.nbytes for spec in specs]:
+            return None
+        nodes: list[tuple[str | int, dict[str, JSON]]] = [(key, {"$tensor": None}) for key, _ in inner]
+        self.paths += [(*path, key) for key, _ in inner]
+        self.nodes += [node for _, node in nodes]
+        self.leaves += leaves
+        self.specs += specs
+        self.firsts += indexes
+        self.seen |= fresh
+        return nodes
 
     def string(self, node: dict[str, JSON], array: np.ndarray[Any, Any], index: int | None) -> None:
         if index is not None:

@@ -98,13 +98,14 @@ class TreeFile:
 class TreeText:
     """The bytes of a ``tree.json`` that are decoded no further than somebody asks: one tensor is found by its line.
 
-    ``files`` are those that tensors may lie in. Raises like `TreeFile.decode` and `TreeFile.check`, when it is asked.
+    ``files`` are those that tensors may lie in. Raises like `TreeFile.decode` and `TreeFile.check`, when it is asked; errors
+    tell the ``step``.
     """
 
-    def __init__(self, data: bytes, files: Collection[str], *, where: str) -> None:
+    def __init__(self, data: bytes, files: Collection[str], *, where: str, step: int | None = None) -> None:
         self._data = data
         self._allowed = files
-        self._where = where
+        self._where, self._step = where, step
         self._asked = 0
         if not data.startswith(_HEAD):
             _ = self.tree  # of another version, or not as we write it
@@ -112,8 +113,7 @@ class TreeText:
     @functools.cached_property
     def tree(self) -> TreeFile:
         """All of it, checked."""
-        tree = TreeFile.decode(self._data, where=self._where)
-        tree.check(self._allowed, where=self._where)
+        tree = self._decoded(self._data)
         self._asked = _FEW
         return tree
 
@@ -132,8 +132,15 @@ class TreeText:
         files = self._data[len(_HEAD) : self._data.find(b",\n", len(_HEAD))]
         # Of a whole tree, so that nothing is checked in another way.
         text = b'{"format_version":%d,"aliases":{},"metadata":{},"files":%s,"tensors":[%s]}'
-        tree = TreeFile.decode(text % (FORMAT_VERSION, files, b",".join(lines)), where=self._where)
-        tree.check(self._allowed, where=self._where)
+        return self._decoded(text % (FORMAT_VERSION, files, b",".join(lines)))
+
+    def _decoded(self, data: bytes) -> TreeFile:
+        try:
+            tree = TreeFile.decode(data, where=self._where)
+            tree.check(self._allowed, where=self._where)
+        except CorruptCheckpointError as error:
+            error.step = self._step
+            raise
         return tree
 
 

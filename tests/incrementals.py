@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -29,6 +30,13 @@ def manager_of(store: Any, **options: Any) -> CheckpointManager:
     """A manager that saves incrementally into any store."""
     with mock.patch("ckptmgr.manager.open_folder", return_value=Folder(store)):
         return CheckpointManager("run", incremental=True, **options)
+
+
+def file_of(manager: CheckpointManager, step: int, tensor: str) -> Path:
+    """The file that has the first bytes of a tensor."""
+    with manager.open(step) as checkpoint:
+        extent = checkpoint.extents(tensor)[0]
+        return Path(extent.folder.location(extent.file))
 
 
 @contextmanager

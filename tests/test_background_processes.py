@@ -67,6 +67,37 @@ def test_a_failure_that_nobody_was_told_is_told_at_the_end(tmp_path: Path) -> No
     assert done.stderr.count("No space left on device") == 1
 
 
+def test_at_the_end_all_savers_are_waited_for_whatever_one_raises(tmp_path: Path) -> None:
+    script = """
+        ended = HeldManager(sys.argv[1] + "/ended")
+        ended.failing[1] = SystemExit(5)
+        ended.go.set()
+        BackgroundSaver(ended).save(1, state)
+        BackgroundSaver(manager).save(1, state)
+        threading.Timer(0.2, manager.go.set).start()
+    """
+
+    done = run(tmp_path, script)
+
+    assert "SystemExit: 5\nraised by the background save of step 1" in done.stderr
+    assert steps(tmp_path) == [1]
+
+
+def test_a_save_that_nothing_would_wait_for_is_refused(tmp_path: Path) -> None:
+    script = """
+        import atexit
+        atexit.register(lambda: saver.save(2, state))  # comes after the saver's own end
+        saver = BackgroundSaver(manager)
+        manager.go.set()
+        saver.save(1, state).result()
+    """
+
+    done = run(tmp_path, script)
+
+    assert "RuntimeError: the interpreter exits, and waits for no further save" in done.stderr
+    assert steps(tmp_path) == [1]
+
+
 def test_a_failure_that_was_told_is_not_told_at_the_end(tmp_path: Path) -> None:
     script = """
         manager.failing[2] = OSError(28, "No space left on device")

@@ -2,9 +2,13 @@
 
 import _thread
 import concurrent.futures
+import contextlib
 import errno
+import gc
 import logging
+import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,8 +16,9 @@ import numpy as np
 import pytest
 from holding import PATIENCE_S, HeldManager
 
-from ckptmgr import BackgroundSaver, CheckpointManager, KeepLast
+from ckptmgr import BackgroundSaver, CheckpointManager, KeepLast, PendingSave, UnsupportedLeafError
 from ckptmgr.pending import Cancelled
+from ckptmgr.saving import Prepared
 
 STATE = {"w": np.ones(3)}
 
@@ -104,17 +109,103 @@ def test_two_failures_are_told_together(failing: HeldManager) -> None:
     saver.close()
 
 
-def test_an_error_that_is_kept_does_not_keep_the_state(failing: HeldManager) -> None:
-    with BackgroundSaver(failing) as saver:
-        pending = saver.save(2, STATE)
-        error = pending.exception()
-        assert error is not None
-        trace, held = error.__traceback__, []
-        while trace is not None:
-            held += [value for value in trace.tb_frame.f_locals.values() if type(value).__module__.startswith("ckptmgr")]
-            trace = trace.tb_next
+def test_an_error_that_is_kept_does_not_keep_the_state(failing: HeldManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[weakref.ref[object]] = []
 
-    assert held == []
+    def full(prepared: Prepared) -> None:
+        array = prepared.plan.flat.tensors["w"]
+        held.append(weakref.ref(array))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def failed(prepared: Prepared, **options: object) -> None:
+        try:
+            full(prepared)
+        except OSError as error:
+            raise ValueError("cannot be saved") from error
+
+    monkeypatch.setattr(failing, "complete", failed)
+    with BackgroundSaver(failing) as saver:
+        error = saver.save(2, STATE).exception()
+
+    assert isinstance(error, ValueError)
+    assert error.__cause__ is not None
+    assert held[0]() is None
+
+
+@pytest.mark.parametrize("way", ["wait", "result"])
+def test_a_failure_that_was_caught_keeps_nothing_of_who_caught_it(failing: HeldManager, way: str) -> None:
+    class Model:
+        pass
+
+    def train() -> weakref.ref[Model]:
+        model = Model()
+        with contextlib.suppress(OSError):
+            (saver.save(2, STATE).result if way == "result" else saver.wait)()
+        return weakref.ref(model)
+
+    with BackgroundSaver(failing) as saver:
+        if way == "wait":
+            saver.save(2, STATE)
+        gc.collect()
+        gc.disable()
+        try:
+            assert train()() is None
+        finally:
+            gc.enable()
+
+
+def test_a_state_that_cannot_be_saved_takes_nobodys_place(failing: HeldManager) -> None:
+    failing.go.clear()
+    with BackgroundSaver(failing, on_busy="replace") as saver:
+        saver.save(3, STATE)
+        assert failing.begun.wait(PATIENCE_S)
+        saver.save(4, STATE)
+        with pytest.raises(UnsupportedLeafError):
+            saver.save(5, {"w": object()})
+        failing.go.set()
+
+    assert steps(failing) == [4]
+
+
+def test_a_callback_that_ends_its_thread_does_not_end_that_of_the_saver(failing: HeldManager) -> None:
+    failing.go.clear()
+    saver = BackgroundSaver(failing, on_busy="replace")
+    seen: list[int] = []
+    first = saver.save(3, STATE)
+    assert failing.begun.wait(PATIENCE_S)
+    first.add_done_callback(lambda done: sys.exit(1))
+    first.add_done_callback(lambda done: seen.append(done.step))
+    second = saver.save(4, STATE)
+    failing.go.set()
+
+    assert second.result(PATIENCE_S).step == 4
+    assert seen == [3]
+    saver.close()
+
+
+@pytest.mark.parametrize("call", [*TELLING, "result"])
+def test_the_thread_that_writes_is_told_that_it_cannot_wait_for_itself(failing: HeldManager, call: str) -> None:
+    failing.go.clear()
+    told: list[str] = []
+    saver = BackgroundSaver(failing, on_busy="replace")
+
+    def called_back(done: PendingSave) -> None:
+        try:
+            {**TELLING, "result": lambda saver: second.result()}[call](saver)
+        except RuntimeError as error:
+            told.append(str(error))
+
+    first = saver.save(3, STATE)
+    assert failing.begun.wait(PATIENCE_S)
+    first.add_done_callback(called_back)
+    second = saver.save(4, STATE)
+    failing.go.set()
+    second.result(PATIENCE_S)
+    saver.close()
+
+    assert len(told) == 1
+    assert "cannot wait for itself" in told[0]
+    assert steps(failing) == [4]
 
 
 def test_a_cancelled_error_of_the_store_is_a_failure(failing: HeldManager) -> None:

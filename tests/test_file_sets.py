@@ -332,8 +332,10 @@ def test_other_files_beside_folders_that_are_no_steps_are_not_taken_for_a_run(ro
 
 
 @pytest.mark.parametrize("options", [{}, {"max_file_nbytes": 400}])
-def test_a_reader_of_an_older_set_is_told_that_it_was_replaced(tmp_path, options):
-    url = f"{tmp_path}/" if options else tmp_path / "m.safetensors"
+@pytest.mark.parametrize(("backend", "suffix"), [("safetensors", "safetensors"), ("hdf5", "h5")])
+def test_a_reader_of_an_older_set_is_told_that_it_was_replaced(tmp_path, options, backend, suffix):
+    url = f"{tmp_path}/" if options else tmp_path / f"m.{suffix}"
+    options = {**options, "backend": backend}
     old = {name: np.full(64, 1.0, np.float32) for name in "abcd"}
     ckptmgr.save(url, old, **options)
 

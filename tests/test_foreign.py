@@ -254,28 +254,28 @@ def test_one_that_lacks_a_file_is_damaged(tmp_path):
 def test_one_that_goes_while_it_is_read_gives_way_to_what_is_newest_then(manager, tmp_path, monkeypatch):
     for step in (1, 2):
         write_foreign(tmp_path, f"ckpt-{step}", {"w": np.full(2, step)})
-    read = PosixStore.read_into
+    read = PosixStore._open
 
-    def slow(self, key, offset, buffers):
+    def slow(self, key):
         if key == "ckpt-2.bin":
             (tmp_path / "ckpt-2.idx").unlink(missing_ok=True)
             (tmp_path / "ckpt-2.bin").unlink(missing_ok=True)
-        return read(self, key, offset, buffers)
+        return read(self, key)
 
-    monkeypatch.setattr(PosixStore, "read_into", slow)
+    monkeypatch.setattr(PosixStore, "_open", slow)
     assert manager.restore().step == 1
 
 
 def test_one_that_is_adopted_while_it_is_read_is_read_as_ours(manager, tmp_path, monkeypatch):
     write_foreign(tmp_path, "ckpt-1", {"w": np.full(2, 1)})
-    read, once = PosixStore.read_into, [1]
+    read, once = PosixStore._open, [1]
 
-    def slow(self, key, offset, buffers):
+    def slow(self, key):
         if key == "ckpt-1.bin" and once and once.pop():
             manager.adopt()
-        return read(self, key, offset, buffers)
+        return read(self, key)
 
-    monkeypatch.setattr(PosixStore, "read_into", slow)
+    monkeypatch.setattr(PosixStore, "_open", slow)
     restored = manager.restore(1)
     assert (restored.state["w"].tolist(), restored.info.is_foreign) == ([1, 1], False)
 

@@ -62,6 +62,11 @@ def one_place_for_all(tree: Any) -> None:
     tree["skeleton"] = {f"n{index}": {"$tensor": f"n{index}"} for index in range(1000)}
 
 
+def string_in_slices(tree: Any) -> None:
+    name, _, _, file, offset, *_ = tree["tensors"][0]
+    tree["tensors"][0] = [name, "string", [1], file, offset, 8, None, [0], [1]]
+
+
 @pytest.mark.parametrize(
     "edit",
     [
@@ -69,6 +74,7 @@ def one_place_for_all(tree: Any) -> None:
         row(offset=2**62),
         row(dtype="string", shape=[2], nbytes=0),
         row(dtype="string", shape=[2], nbytes=0, offset=None, crc32c=None),
+        string_in_slices,
         row(shape=[0, 2**62, 2**62], nbytes=0),
         row(shape=[10**9, 10**9], dtype="int8", nbytes=10**18),
         lambda tree: tree["files"].__setitem__(0, "../../step-00000000/manifest.json"),

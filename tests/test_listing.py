@@ -51,7 +51,7 @@ def test_only_what_changed_is_decoded_again(root: Folder, monkeypatch: pytest.Mo
     records(root, NAMING)
     commit.pin(root, NAMING.format(3), 3, "paper")
     decoded: list[str] = []
-    monkeypatch.setattr(ledger, "decode", lambda data, where, step: decoded.append(step) or record.decode(data, where=where))
+    monkeypatch.setattr(ledger, "decode", lambda data, step, **_: decoded.append(step) or record.decode(data, where=""))
 
     found, _ = records(root, NAMING)
 
@@ -95,6 +95,36 @@ def test_what_other_processes_do_is_seen_at_once(tmp_path: Path) -> None:
 
         after = listed(root)
         assert after == anew(root) != before
+
+
+def test_folder_that_became_a_link_to_itself_is_no_step(tmp_path: Path) -> None:
+    root = Folder(PosixStore(tmp_path))
+    save(root, 2)
+    save(root, 3)
+    assert [*listed(root)] == [2, 3]
+
+    (tmp_path / NAMING.format(2)).rename(tmp_path / "moved")
+    (tmp_path / NAMING.format(2)).symlink_to("moved")
+
+    assert [*listed(root)] == [3]
+
+
+def test_a_manifest_that_was_sealed_with_a_wrong_checksum_is_listed_and_not_opened(tmp_path: Path) -> None:
+    manager = CheckpointManager(tmp_path)
+    manager.save(1, {"a": 1})
+    manager.save(2, {"a": 2})
+    file = tmp_path / NAMING.format(2) / "manifest.json"
+    body, _, _ = file.read_bytes().rpartition(b'  "crc32c"')
+    file.write_bytes(record.seal(body.replace(b'"sequence": 2', b'"sequence": 3')))
+
+    for fresh in (manager, CheckpointManager(tmp_path)):
+        assert [info.step for info in fresh.steps()] == [1, 2]
+        for use in (fresh.open, fresh.restore, lambda step, of=fresh: of.pin(step, "paper")):
+            with pytest.raises(CorruptCheckpointError, match="crc32c is not that of its fields"):
+                use(2)
+        assert [problem.file for _, problem in fresh.verify().problems] == ["manifest.json"]
+        with pytest.warns(RuntimeWarning, match="step 2 is skipped"):
+            assert fresh.restore().state == {"a": 1}
 
 
 def test_swapped_folders_are_two_damaged_steps(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import ckptmgr
 from ckptmgr import CheckpointManager, CorruptCheckpointError
-from ckptmgr.storage import Folder, PosixStore, mapping
+from ckptmgr.storage import Folder, PosixStore, mapping, vectored
 
 STATE = {
     "model": {"w": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.ones(3, ml_dtypes.bfloat16), "n": np.array(7)},
@@ -47,8 +47,10 @@ def test_a_map_reads_nothing_and_keeps_what_it_maps(tmp_path: Path, monkeypatch:
     path = tmp_path / "m.safetensors"
     ckptmgr.save(path, {"w": np.arange(1 << 18, dtype=np.float32)})
     read: list[int] = []
-    read_into = PosixStore.read_into
-    monkeypatch.setattr(PosixStore, "read_into", lambda *args: (read.append(sum(map(len, args[3]))), read_into(*args))[1])
+    read_all = vectored.read
+    monkeypatch.setattr(
+        vectored, "read", lambda fd, buffers, at: (read.append(vectored.total(buffers)), read_all(fd, buffers, at))[1]
+    )
 
     found = ckptmgr.load(path, mmap=True)["w"]
 
@@ -109,12 +111,35 @@ def test_copies_share_no_memory_and_neighbours_do(tmp_path: Path) -> None:
     assert len({id(array.base) for array in shared.values()}) == 1
 
 
+def test_copies_beside_arrays_that_are_filled_in_place_share_no_memory_either(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    ckptmgr.save(path, {"filled": np.ones(100), "new": {name: np.ones(100) for name in "abc"}})
+
+    found = ckptmgr.load(path, {"filled": np.zeros(100), "new": None}, copy=True)
+
+    assert found["filled"].tolist() == [1] * 100
+    assert len({id(array.base) for array in found["new"].values()}) == 3
+
+
 @pytest.mark.parametrize("how", [{}, {"copy": True}, {"mmap": True}])
 def test_a_selection_may_have_any_memory(tmp_path: Path, how: dict) -> None:
     path = tmp_path / "m.safetensors"
     ckptmgr.save(path, {name: np.full(100, ord(name)) for name in "abc"})
 
     assert {name: array[0] for name, array in ckptmgr.load(path, select=["a", "c"], **how).items()} == {"a": 97, "c": 99}
+
+
+@pytest.mark.parametrize("select", [None, "*"])
+def test_the_progress_of_a_map_ends_with_what_there_was_to_read(tmp_path: Path, select: str | None) -> None:
+    manager = CheckpointManager(tmp_path, backend="tf_bundle")
+    manager.save(1, {"odd": np.ones(3, np.int8), "w": np.ones(100), "v": np.arange(2)})
+    calls: list[tuple[int, int]] = []
+
+    with manager.open(1) as checkpoint:
+        checkpoint.restore(mmap=True, select=select, progress=lambda *call: calls.append(call))
+
+    assert calls[-1][0] == calls[-1][1]
+    assert len({total for _, total in calls}) == 1
 
 
 def test_what_is_in_memory_is_known_to_be(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import errno
 import os
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from incrementals import manager_of, state
@@ -75,6 +76,14 @@ def test_file_systems_that_refuse_links_get_whole_files(tmp_path: Path, code: in
 def test_full_disk_is_an_error(store: PosixStore) -> None:
     with failing_at(2, errno.ENOSPC), pytest.raises(OSError, match="No space"):
         store.link("old/a/f", "new/g")
+
+
+def test_errors_of_a_link_name_the_whole_path(store: PosixStore, tmp_path: Path) -> None:
+    broken = OSError(errno.EIO, "broken", "f", None, "g")
+    with mock.patch("os.link", side_effect=broken), pytest.raises(OSError, match="broken") as caught:
+        store.link("old/a/f", "new/g")
+
+    assert caught.value.filename == str(tmp_path / "run/new/g")
 
 
 def test_new_names_of_its_bytes_do_not_make_debris_look_alive(store: PosixStore, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """From a state to files: what is planned before the first byte, and what the index of a step says of tensors."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,10 +26,11 @@ def test_tensor_data_starts_at_a_page_and_rows_say_where_each_tensor_lies(tmp_pa
     state = {"a": np.arange(3, dtype=np.int8), "b": np.arange(5, dtype=np.float64)}
     planned = saving.plan(tree.flatten(state), SafetensorsBackend(), stem="model")
 
-    written = saving.write(Folder(PosixStore(tmp_path)), planned)
+    placed: list[Any] = []
+    written = saving.write(Folder(PosixStore(tmp_path)), planned, describe=placed.extend)
 
     raw = (tmp_path / "model.safetensors").read_bytes()
-    rows = {row.name: row for row in map(Row._make, written.rows)}
+    rows = {row.name: row for row in map(Row._make, placed)}
     assert rows["b"].offset % saving.ALIGN == 0
     assert raw[rows["b"].offset :][:40] == state["b"].tobytes()
     assert raw[rows["a"].offset :][:3] == state["a"].tobytes()
@@ -92,9 +94,10 @@ def test_string_tensors_are_read_through_the_file_that_is_opened(tmp_path):
     flat = tree.flatten({"s": np.array(["x"])})
     layout = Layout((FileLayout("m.data", (b"x",)), FileLayout("m.index", (b"y",))))
 
-    written = saving.write(Folder(PosixStore(tmp_path)), saving.Plan(flat, layout))
+    placed: list[Any] = []
+    saving.write(Folder(PosixStore(tmp_path)), saving.Plan(flat, layout), describe=placed.extend)
 
-    assert [(row.name, row.file, row.offset) for row in map(Row._make, written.rows)] == [("s", "m.index", None)]
+    assert [(row.name, row.file, row.offset) for row in map(Row._make, placed)] == [("s", "m.index", None)]
 
 
 def test_the_files_of_a_step_are_written_before_its_assets_and_its_tree_last():

@@ -92,6 +92,15 @@ def test_all_damaged_tensors_are_named_at_once(totals: bool) -> None:
         transfer.read_new(source, list(source.specs))
 
 
+def test_damage_that_only_the_checksum_of_the_file_tells_is_told() -> None:
+    store = RamStore(1000)
+    source = BulkSource(stored(store, small(), is_known=False), store, totals=True)
+    store.damage("data", 10)
+
+    with pytest.raises(CorruptCheckpointError, match="'t0', 't1'"):
+        transfer.read_new(source, list(source.specs))
+
+
 def test_damage_where_no_tensor_is_harms_none() -> None:
     tensors, store = small(), RamStore(1000)
     source = BulkSource(stored(store, tensors, header=b"head", gap=3), store, totals=True)
@@ -129,6 +138,20 @@ def test_tensors_that_claim_the_same_bytes_share_no_memory() -> None:
 
     assert [array[0] for array in found] == [0, 8, 8]
     assert not any(np.shares_memory(one, other) for one, other in itertools.combinations(found, 2))
+
+
+@pytest.mark.parametrize("memory", ["shared", "own", "mapped"])
+def test_tensors_that_all_lie_in_the_same_bytes_take_no_memory(memory: transfer.Memory) -> None:
+    store, names = RamStore(), [f"t{number}" for number in range(100)]
+    store.files["data"] = bytes(1 << 20)
+    spec, extents = TensorSpec("int8", (1 << 20,)), [Extent(Folder(store), "data", 0)]
+    source = BulkSource(FileSource(dict.fromkeys(names, spec), dict.fromkeys(names, extents)), store, totals=True)
+
+    text = "'ram:/data' has 1048576 bytes, and tensors that are said to lie in it 104857600: 't[0-9]+' has bytes of another"
+    with mock.patch.object(slabs, "raw", None), pytest.raises(CorruptCheckpointError, match=text) as caught:
+        transfer.read_new(source, names, memory=memory)
+
+    assert caught.value.file == "data"
 
 
 def test_twenty_thousand_neighbours_are_read_in_windows_and_their_header_with_them() -> None:

@@ -34,6 +34,33 @@ def test_no_more_calls_wait_than_the_lane_is_deep() -> None:
             assert number - len(made) <= 3
 
 
+def test_short_calls_need_no_thread_until_there_is_one() -> None:
+    made: list[tuple[int, bool]] = []
+
+    def call(number: int) -> None:
+        made.append((number, threading.current_thread() is threading.main_thread()))
+
+    with Lane(2) as lane:
+        for number in range(5):
+            lane.submit(lambda number=number: call(number), is_short=number != 2)
+        lane.wait()
+
+    assert made == [(0, True), (1, True), (2, False), (3, False), (4, False)]
+    assert lanes() == []
+
+
+def test_an_error_of_a_short_call_is_raised_at_once() -> None:
+    with pytest.raises(ZeroDivisionError), Lane(2) as lane:
+        lane.submit(lambda: 1 // 0, is_short=True)
+
+
+def test_a_lane_that_is_not_used_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading.Thread, "start", None)
+
+    with Lane(2) as lane:
+        lane.wait()
+
+
 def test_an_error_on_the_lane_is_raised_to_the_caller_and_ends_it() -> None:
     later: list[int] = []
     submitted = threading.Event()

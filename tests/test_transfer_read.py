@@ -280,3 +280,31 @@ def test_a_slice_of_a_string_tensor_is_read_by_the_source() -> None:
 
     assert read[0].tolist() == [b"bc", b""]
     assert stats.nbytes == 0
+
+
+def test_a_file_is_opened_once_for_all_its_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = PosixStore(tmp_path)
+    store.window_nbytes, store.workers = 1 << 16, 1
+    tensor = np.arange(1 << 18, dtype=np.float32)
+    transfer.write(Folder(store), layout({"t": tensor}), memory({"t": tensor}))
+    source = FileSource({"t": spec_of(tensor)}, {"t": [Extent(Folder(store), "data", 0, None, None)]})
+    opened: list[str] = []
+    open_ = PosixStore._open
+    monkeypatch.setattr(PosixStore, "_open", lambda self, key: (opened.append(key), open_(self, key))[1])
+
+    (found,), _ = transfer.read(source, [Want("t")])
+
+    assert found.tobytes() == tensor.tobytes()
+    assert opened == ["data"]
+
+
+@pytest.mark.parametrize("size", [1, 4095, 4097, (1 << 20) - 1, 1 << 20, (5 << 19) + 3])
+@pytest.mark.parametrize("shift", [0, 16])
+def test_given_memory_of_any_size_and_place_is_filled(size: int, shift: int) -> None:
+    content = np.random.default_rng(size).integers(0, 256, size, np.uint8)
+    out = slabs.raw(size + shift)[shift:]
+    source = stored(RamStore(1 << 20), {"t": content}, header=b"odd")
+
+    transfer.read(source, [Want("t", None, out)])
+
+    assert out.tobytes() == content.tobytes()

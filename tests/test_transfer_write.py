@@ -293,6 +293,18 @@ def test_an_error_of_the_source_leaves_no_file_and_no_thread(tmp_path: Path, err
     assert lanes() == []
 
 
+@pytest.mark.parametrize(("window_nbytes", "threads"), [(40_960, 0), (40_959, 1)])
+def test_what_fits_into_one_window_needs_no_thread(window_nbytes: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: started.append(thread) or start(thread))
+    tensors = tensors_of_ten_windows()
+
+    transfer.write(Folder(RamStore(window_nbytes)), layout(tensors), memory(tensors))
+
+    assert len(started) == threads
+
+
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "bad"), KeyboardInterrupt()])
 @pytest.mark.parametrize("at", [0, 1, 5, 9])
 def test_an_error_of_the_store_comes_out_as_it_is(error: BaseException, at: int) -> None:

@@ -64,6 +64,13 @@ def test_unflatten_gives_back_every_state_to_the_bit(state: Any) -> None:
     assert states.same(state, round_trip(state))
 
 
+@pytest.mark.parametrize("text", ["\0", "a\0", "\0a", ""])
+def test_texts_of_numpy_keep_what_is_nul(text: str) -> None:
+    state = [np.str_(text), np.bytes_(text.encode()), text]
+
+    assert states.same(state, round_trip(state))
+
+
 @given(states.trees)
 def test_every_tensor_has_one_name_one_spec_and_one_path(state: Any) -> None:
     flat = tree.flatten(state)
@@ -131,6 +138,33 @@ def test_equal_slices_of_one_array_are_tied_and_empty_ones_are_not() -> None:
     flat = tree.flatten([slab[2:4], slab[2:4], slab[4:6], slab[:0], slab[:0]])
 
     assert flat.aliases == {"1": "0"}
+
+
+def test_arrays_of_a_container_are_the_same_one_by_one_and_all_at_once() -> None:
+    first, second, empty, text = np.arange(3.0), np.ones(2, np.int8), np.zeros((0, 2)), np.array([b"x"], object)
+    containers = [
+        {"a": first, "b": second},
+        {"again": second, "new": np.zeros(1)},
+        {"view": first[:], "new": np.zeros(1)},
+        {"twice": (one := np.ones(4)), "tied": one},
+        {"empty": empty, "a": np.ones(1)},
+        {"empty": empty, "text": text},
+    ]
+
+    together = tree.flatten(containers)
+    apart = tree.flatten([{"number": 1, **each} for each in containers])  # a number among them: they are seen one by one
+
+    assert together.specs == apart.specs
+    assert together.paths == apart.paths
+    assert together.aliases == apart.aliases == {"1/again": "0/b", "2/view": "0/a", "3/tied": "3/twice"}
+    assert together.strings == apart.strings == {"5/text": [b"x"]}
+    assert [{"number": 1, **each} for each in together.skeleton] == apart.skeleton
+    assert all(together.tensors[name] is leaf for name, leaf in apart.tensors.items())
+
+
+def test_an_array_of_no_dtype_that_can_be_stored_is_named_among_others() -> None:
+    with pytest.raises(UnsupportedLeafError, match="'x/1'"):
+        tree.flatten({"x": [np.zeros(1), np.zeros(1, "i4,i4")]})
 
 
 def test_same_memory_seen_differently_is_not_tied() -> None:
@@ -343,16 +377,8 @@ class Schedule:
 def test_plain_values_are_collected_by_their_paths() -> None:
     state = {"n": 3, "none": None, "yes": True, "x": [1.5, ("é", b"raw")], 7: np.float32(2), "w": np.zeros(2), "o": Schedule()}
 
-    assert tree.flatten(state).scalars == {
-        ("n",): 3,
-        ("yes",): True,
-        ("x", 0): 1.5,
-        ("x", 1, 0): "é",
-        ("x", 1, 1): b"raw",
-        (7,): np.float32(2),
-        ("o", "step"): 7,
-        ("o", "rates", 0): 0.5,
-    }
+    found = {("n",): 3, ("yes",): True, ("x", 0): 1.5, ("x", 1, 0): "é", ("x", 1, 1): b"raw", (7,): np.float32(2)}
+    assert tree.flatten(state).scalars == {**found, ("o", "step"): 7, ("o", "rates", 0): 0.5}
 
 
 def test_plain_values_keep_their_types() -> None:

@@ -18,7 +18,7 @@ from ckptmgr.errors import CorruptCheckpointError, FormatVersionError
 from ckptmgr.spec import TensorSpec
 from ckptmgr.treefile import Row, TreeFile, TreeText
 
-DTYPES = ["float32", "bfloat16", "float8_e4m3fn", "bool", "complex128", "int4", "datetime64[ns]"]
+DTYPES = ["float32", "bfloat16", "float8_e4m3fn", "bool", "complex128", "int4", "datetime64[D]", "timedelta64[25s]"]
 names = st.text(max_size=12)
 shapes = st.lists(st.integers(0, 5), max_size=4).map(tuple)
 specs = st.builds(TensorSpec, st.sampled_from(DTYPES), shapes)
@@ -269,6 +269,15 @@ def test_a_tensor_found_alone_is_checked_as_all_are(name: str) -> None:
         TreeText(twice, ["model.safetensors", "more.safetensors"], where="x").only(name)
     with nullcontext() if name == "w" else pytest.raises(CorruptCheckpointError, match=r"'more.safetensors'.* manifest"):
         elsewhere.only(name)
+
+
+def test_the_error_of_a_tree_tells_the_step_whenever_it_is_decoded() -> None:
+    text = TreeText(TREE.encode().replace(b",0,64,", b",0,-64,"), ["model.safetensors", "more.safetensors"], where="x", step=7)
+
+    for use in (lambda: text.only("b"), lambda: text.tree):
+        with pytest.raises(CorruptCheckpointError, match="out of range") as caught:
+            use()
+        assert caught.value.step == 7
 
 
 def test_a_tree_in_other_lines_is_decoded_at_once() -> None:

@@ -85,11 +85,23 @@ def test_what_a_file_system_does_not_know_is_not_asked_again(fd: int, monkeypatc
 
 def test_a_hint_that_fails_is_asked_again_and_fails_no_write(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(writeback, "_sync_file_range", refusing(asked, errno.EIO))
+    monkeypatch.setattr(writeback, "_sync_file_range", refusing(asked, errno.ENOMEM))
 
     assert written(fd, "auto") == BYTES
 
     assert asked == [0, 2004, 2064]
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_bytes_that_the_disk_could_not_take_fail_the_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    monkeypatch.setattr(writeback, "_sync_file_range", refusing([], code))
+    store = PosixStore(tmp_path)
+
+    with pytest.raises(OSError, match=os.strerror(code)) as caught:
+        store.put("data", WINDOWS, len(BYTES))
+
+    assert (caught.value.errno, caught.value.filename) == (code, str(tmp_path / "data"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_platform_without_any_of_the_calls_will_do(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,11 @@ def shard_of(name: str) -> Shard | None:
     return shard if shard.total > 1 and 1 <= shard.number <= shard.total and _shard_name(*shard) == name else None
 
 
+def last_file(shard: Shard) -> str:
+    """The name of the file of that set that is written last."""
+    return _last(shard.stem, shard.total)
+
+
 def file_sets(names: Collection[str]) -> dict[str, list[str]]:
     """The files of each checkpoint, by stem, the one to open last.
 

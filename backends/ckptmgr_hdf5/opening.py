@@ -4,9 +4,10 @@ Which of our and Keras' layouts it is, the content says.
 """
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import TypeAlias
 
-from ckptmgr.backend import Folder
+from ckptmgr.backend import Folder, Head
 from ckptmgr.errors import MissingDependencyError
 from ckptmgr_hdf5 import filesets, keras_reading
 from ckptmgr_hdf5.faults import Unknown
@@ -75,6 +76,7 @@ class _Opening:
                 self.folder = self.folder.folder(path) if path else self.folder
                 path = filesets.main_file(names, self.folder.location())
                 head = self.folder.head(path)
+        main = self._main(path, head)
         first = b"" if head is None else self.folder.read_range(path, 0, min(_HEAD_NBYTES, head.nbytes))
         if head is None or keras_reading.recognizes(path, first, ()):
             opened = keras_reading.open_path(self.folder, path, self._tree)
@@ -82,7 +84,16 @@ class _Opening:
             self.source = self._keras(opened)
         else:
             self.source = self._hdf5(self._file(self.folder, path))
+        self.source = replace(self.source, main=main)
         return self.source
+
+    def _main(self, path: str, head: Head | None) -> tuple[Folder, str, Head] | None:
+        """The file of a set that is replaced last, as it is before it is read; None for a folder of Keras' files."""
+        shard = filesets.shard_of(path)
+        if shard is not None:
+            path = filesets.last_file(shard)
+            head = self.folder.head(path)
+        return None if head is None else (self.folder, path, head)
 
     def end(self) -> None:
         """Ends the processes of a try that failed."""

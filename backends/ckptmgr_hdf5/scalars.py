@@ -4,7 +4,8 @@ The skeleton in the metadata has them exactly. What HDF5 has no number or text f
 tensor, or of attributes of ours.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+import functools
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -22,30 +23,28 @@ def add_scalars(root: GroupNode, scalars: Mapping[Path, Scalar], taken: Collecti
 
     ``taken`` are the paths of datasets, as names in the file; no value is put on or below one of them.
     """
-    grouped: dict[tuple[str, ...], list[Attribute]] = {}
-    for group, attribute in _attributes(scalars):
-        held = grouped.setdefault(group, [])
-        if len(held) < _MOST:
-            held.append(attribute)
+    grouped: dict[tuple[str, ...], dict[str, Attribute]] = {}
+    names_of = functools.cache(_names)
+    for path, scalar in scalars.items():
+        group = names_of(path[:-1])
+        if not path or group is None or len(grouped.get(group, ())) >= _MOST:
+            continue
+        names, value = _names(path[-1:]), _value(scalar)
+        if names is not None and value is not None and not names[0].startswith(PREFIX):
+            # Keys that differ may have one name, as 1 and "1": the first one has it.
+            grouped.setdefault(group, {}).setdefault(names[0], Attribute(names[0], value))
     for group, attributes in grouped.items():
         if not any(group[:depth] in taken for depth in range(1, len(group) + 1)):
             found = root.within(*group)
-            found.attributes = [*found.attributes, *attributes]
+            found.attributes = [*found.attributes, *attributes.values()]
 
 
-def _attributes(scalars: Mapping[Path, Scalar]) -> Iterator[tuple[tuple[str, ...], Attribute]]:
-    seen: set[tuple[str, ...]] = set()
-    for path, scalar in scalars.items():
-        try:
-            names = tuple(escape(str(key)) for key in path)
-        except ValueError:
-            continue
-        value = _value(scalar)
-        # Keys that differ may have one name, as 1 and "1".
-        if value is None or not names or names[-1].startswith(PREFIX) or names in seen:
-            continue
-        seen.add(names)
-        yield names[:-1], Attribute(names[-1], value)
+def _names(path: Path) -> tuple[str, ...] | None:
+    """The names of these keys; None if one has none."""
+    try:
+        return tuple([escape(str(key)) for key in path])
+    except ValueError:
+        return None
 
 
 def _value(scalar: Scalar) -> str | bytes | np.generic | None:

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ckptmgr.backend import JSON, Box, Extent, PackedArray, Places, TensorSpec
+from ckptmgr.backend import JSON, Box, Extent, Folder, Head, PackedArray, Places, TensorSpec
 from ckptmgr.errors import UnsupportedTensorError
 from ckptmgr_hdf5.parsing import Dataset
 from ckptmgr_hdf5.reading import fill, stored_bytes
@@ -18,6 +18,9 @@ from ckptmgr_hdf5.tensors import Entry, File
 class HDF5Source:
     """A `TensorSource` over one HDF5 file or several. ``paths`` tells how its names nest.
 
+    ``main`` is the file that was opened, of a set the last one: who replaces a set takes it away before the first of the others,
+    and lets it appear after them.
+
     No file stays open, but what only h5py can read is read in a process of its own, which `close` ends.
     """
 
@@ -27,10 +30,18 @@ class HDF5Source:
     metadata: Mapping[str, JSON] = field(default_factory=dict)
     blobs: Mapping[str, bytes] = field(default_factory=dict)
     files: Sequence[File] = ()
+    main: tuple[Folder, str, Head] | None = None
     specs: Mapping[str, TensorSpec] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "specs", {name: entry.spec for name, entry in self.entries.items()})
+
+    def is_same(self) -> bool:
+        """See `Replaceable`."""
+        if self.main is None:
+            return True
+        folder, name, head = self.main
+        return folder.head(name) == head
 
     def extents(self, name: str) -> Sequence[Extent]:
         """Where the tensor lies; empty for what only `read` can decode. An alias has its tensor's."""

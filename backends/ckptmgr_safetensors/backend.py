@@ -90,7 +90,7 @@ class SafetensorsBackend:
 
 def _check(parts: Sequence[Part]) -> None:
     header.check_dtypes(parts)
-    for name, spec, box in parts:
+    for name, spec, box in [part for part in parts if part.box is not None]:  # mostly none at all
         if box is not None and box != Box.whole(spec.shape):
             raise UnsupportedTensorError(
                 f"a safetensors file holds whole tensors, not the slice {box.start} to {box.stop} of {name!r}", tensor=name
@@ -100,9 +100,10 @@ def _check(parts: Sequence[Part]) -> None:
 
 
 def _file(name: str, parts: Sequence[Part], names: dict[str, str], strings: dict[str, str], align: int) -> FileLayout:
-    ordered = sorted(parts, key=lambda part: _WIDEST_FIRST[part.spec.dtype])
-    first = header.build([(names[part.name], part.spec) for part in ordered], strings, align)
-    return FileLayout(name, (first, *ordered))
+    if len({part.spec.dtype for part in parts}) > 1:
+        parts = sorted(parts, key=lambda part: _WIDEST_FIRST[part.spec.dtype])
+    first = header.build([(names[part.name], part.spec) for part in parts], strings, align)
+    return FileLayout(name, (first, *parts))
 
 
 def _open_file(folder: Folder, origin: Origin) -> SafetensorsSource:

@@ -150,8 +150,8 @@ def check_dtypes(parts: Sequence[Part]) -> None:
     Raises:
         UnsupportedTensorError: lists the tensors of the first such dtype.
     """
-    refused = [part for part in parts if part.spec.dtype not in CODES]
-    if refused:
+    if not CODES.keys() >= {part.spec.dtype for part in parts}:
+        refused = [part for part in parts if part.spec.dtype not in CODES]
         dtype = refused[0].spec.dtype
         names = [part.name for part in refused if part.spec.dtype == dtype]
         raise UnsupportedTensorError(

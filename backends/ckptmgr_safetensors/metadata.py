@@ -39,7 +39,8 @@ def file_names(contents: Contents) -> dict[str, str]:
         UnsupportedTensorError: a name that the format cannot hold.
     """
     names = [*contents.names, *contents.aliases]
-    paths = list(map(contents.path, names))
+    known = contents.paths
+    paths = [known[name] if name in known else contents.path(name) for name in names]
     try:
         dotted = list(map(".".join, paths))  # type: ignore[arg-type]
     except TypeError:  # an int among the keys: most states have none, and are joined four times as fast without `str`

@@ -5,15 +5,17 @@ TensorFlow restores from it into objects of the same nesting and finds each of t
 Source: TensorFlow's trackable_object_graph.proto; graph_view.py and util.py of tensorflow/python/checkpoint.
 """
 
+import functools
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
+from ckptmgr_tf_bundle.entry import message, varint
 from ckptmgr_tf_bundle.graph import Graph, GraphError, name_all, walk
 from ckptmgr_tf_bundle.keys import ATTRIBUTES, OPTIMIZER_SLOT, VARIABLE_VALUE, Parts, escape, parse
-from ckptmgr_tf_bundle.messages import ObjectGraph
 
 _SLOT = f"/{OPTIMIZER_SLOT}/"
 _ATTRIBUTE = f"/{ATTRIBUTES}/"
+_HAS_VALUES = b"\x2a\x02\x08\x01"  # that the node's own values are in the checkpoint
 SAVE_COUNTER = "save_counter"
 
 
@@ -33,9 +35,9 @@ class _Object:
         self.key = key
         self.within = within
         self.number = 0
-        self.children: dict[str, _Object] = {}
+        self.children = _NO_CHILDREN
         self.attributes: dict[str, str] = {}  # attribute -> key
-        self.slots: list[tuple[_Object, str, _Object]] = []  # variable, slot, slot variable
+        self.slots = _NO_SLOTS  # variable, slot, slot variable
 
     def at(self, path: Iterable[str]) -> "_Object":
         """The object that a path from here leads to; what is new on the way is made."""
@@ -43,6 +45,7 @@ class _Object:
         for name in path:
             child = found.children.get(name)
             if child is None:
+                found.children = found.children or {}
                 key = found.within + escape(name)
                 child = found.children[name] = _Object(key, f"{key}/")
             found = child
@@ -50,8 +53,18 @@ class _Object:
 
     def hold(self, attribute: str) -> str:
         """The key of a tensor that is this attribute from now on."""
-        key = self.attributes[attribute] = f"{self.key}{_ATTRIBUTE}{escape(attribute)}"
+        key = self.attributes[attribute] = self.key + _ending(attribute)
         return key
+
+
+@functools.lru_cache(maxsize=4096)
+def _ending(attribute: str) -> str:
+    return _ATTRIBUTE + escape(attribute)
+
+
+# Shared by all objects that have none, as most do: empty ones of their own would take more time than all else here.
+_NO_CHILDREN: dict[str, _Object] = {}
+_NO_SLOTS: list[tuple[_Object, str, _Object]] = []
 
 
 def build(paths: Mapping[str, tuple[str, ...]], *, save_counter: str | None) -> Built:
@@ -65,9 +78,9 @@ def build(paths: Mapping[str, tuple[str, ...]], *, save_counter: str | None) -> 
     Raises:
         ValueError: two tensors would have one key, or a name is no valid Unicode.
     """
-    state = _State()
     marked = [name for name, path in paths.items() if path and (OPTIMIZER_SLOT in path[-1] or ATTRIBUTES in path[-1])]
     later = set(marked)
+    state = _State(is_asked=bool(marked))
     keys = {name: state.variable(path) for name, path in paths.items() if name not in later}
     for name in sorted(marked, key=lambda name: ATTRIBUTES in paths[name][-1]):  # a slot variable may have attributes
         keys[name] = state.marked(paths[name])
@@ -125,10 +138,11 @@ def _keys(graph: Graph, names: Iterable[str]) -> list[str] | None:
 
 
 class _State:
-    """The objects of a state: ``tensors`` by their paths, and the containers in which tensors stand."""
+    """The objects of a state: ``tensors`` by their paths, if they are asked for, and the containers in which tensors stand."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_asked: bool) -> None:
         self.root = _Object("", "")
+        self._is_asked = is_asked
         self.tensors: dict[Parts, _Object] = {}
         self._containers: dict[Parts, _Object] = {}
         self._named: dict[str, _Object] = {}  # containers by their joined names, which may hold a "/" themselves
@@ -140,7 +154,9 @@ class _State:
         if container is None:
             container = self._containers[above] = self.root.at(above)
             self._named.setdefault("/".join(above), container)
-        node = self.tensors[path] = container.at(path[-1:])
+        node = container.at(path[-1:])
+        if self._is_asked:
+            self.tensors[path] = node
         return node.hold(VARIABLE_VALUE)
 
     def marked(self, path: Parts) -> str:
@@ -160,6 +176,7 @@ class _State:
         keeper = self._optimizer(optimizer)
         key = f"{variable.key}{_SLOT}{keeper.key}/{escape(slot)}"
         made = self.tensors[path] = _Object(key, f"{key}/")
+        keeper.slots = keeper.slots or []
         keeper.slots.append((variable, slot, made))
         return made.hold(VARIABLE_VALUE)
 
@@ -171,6 +188,8 @@ class _State:
 
 
 def _check_distinct(keys: Mapping[str, str]) -> None:
+    if len(set(keys.values())) == len(keys):
+        return
     names: dict[str, str] = {}
     for name, key in keys.items():
         if names.setdefault(key, name) != name:
@@ -187,16 +206,30 @@ def _serialized(root: _Object) -> bytes:
         for _, _, made in node.slots:
             made.number = len(nodes)
             nodes.append(made)
-    graph = ObjectGraph()
-    for node in nodes:
-        message = graph.nodes.add()
-        message.has_checkpoint_values.value = True
-        for name, child in node.children.items():
-            message.children.add(node_id=child.number, local_name=name)
-        for name, key in node.attributes.items():
-            message.attributes.add(name=name, checkpoint_key=key)
-        for variable, name, made in node.slots:
-            message.slot_variables.add(
-                original_variable_node_id=variable.number, slot_name=name, slot_variable_node_id=made.number
-            )
-    return bytes(graph.SerializeToString())
+    return b"".join([message(b"\x0a", _node(node)) for node in nodes])
+
+
+def _node(node: _Object) -> bytes:
+    """A node as protobuf writes it, of whose own objects a hundred thousand would take seconds."""
+    fields = []
+    if node.children:
+        children = node.children.items()
+        fields = [message(b"\x0a", b"\x08" + varint(child.number) + _text(b"\x12", name)) for name, child in children]
+    for name, text in node.attributes.items():
+        key = text.encode()
+        fields.append(_before_key(name, len(key)) + key)
+    for variable, name, made in node.slots:
+        slot = b"\x08" + varint(variable.number) + _text(b"\x12", name) + b"\x18" + varint(made.number)
+        fields.append(message(b"\x1a", slot))
+    return b"".join(fields) + _HAS_VALUES
+
+
+@functools.lru_cache(maxsize=4096)
+def _before_key(name: str, nbytes: int) -> bytes:
+    """An attribute of that name up to its key, which is not empty and has ``nbytes``."""
+    fields = _text(b"\x0a", name) + b"\x1a" + varint(nbytes)
+    return b"\x12" + varint(len(fields) + nbytes) + fields
+
+
+def _text(tag: bytes, text: str) -> bytes:
+    return message(tag, text.encode()) if text else b""

@@ -25,6 +25,7 @@ MAX_RANK = 64  # numpy's; TensorFlow's is 254
 _MAX_ENTRY_NBYTES = 1 << 20  # twenty thousand slices; protobuf takes thirty times the bytes of empty messages
 _MAX_ARRAY_NBYTES = 2**63 - 1  # numpy's, for the product of the dimensions that are not 0
 _BIG = 1
+_SMALL = [bytes((number,)) for number in range(0x80)]
 
 Extents: TypeAlias = tuple[tuple[int, int | None], ...]  # of a slice, per dimension: start, and length if it is given
 
@@ -101,25 +102,33 @@ def build_header(num_shards: int) -> bytes:
 
 def build_entry(dtype: int, shape: tuple[int, ...], shard: int, offset: int, nbytes: int, crc32c: int) -> bytes:
     """The entry of a whole tensor, byte for byte as TensorFlow writes it. ``crc32c`` is not masked."""
-    fields = _kind(dtype, shape) + _number(b"\x18", shard) + _number(b"\x20", offset) + _number(b"\x28", nbytes)
     masked = mask(crc32c)
-    return fields + (b"\x35" + masked.to_bytes(4, "little") if masked else b"")
+    checksum = b"\x35" + masked.to_bytes(4, "little") if masked else b""
+    place = b"\x20" + varint(offset) if offset else b""
+    return _kind(dtype, shape) + _number(b"\x18", shard) + place + _number(b"\x28", nbytes) + checksum
 
 
 def build_slices(dtype: int, shape: tuple[int, ...], slices: Sequence[Extents]) -> bytes:
     """The entry of a partitioned tensor, likewise; its slices have entries of their own."""
     return _kind(dtype, shape) + b"".join(
-        _message(b"\x3a", b"".join(_message(b"\x0a", _extent(*one)) for one in each)) for each in slices
+        message(b"\x3a", b"".join(message(b"\x0a", _extent(*one)) for one in each)) for each in slices
     )
 
 
 def varint(number: int) -> bytes:
     """A number that is not negative in groups of 7 bits, lowest first; the high bit says that more follow."""
+    if number < 0x80:
+        return _SMALL[number]
     groups = []
     while number > 0x7F:
         groups.append(number & 0x7F | 0x80)
         number >>= 7
     return bytes((*groups, number))
+
+
+def message(tag: bytes, content: bytes) -> bytes:
+    """A field of protobuf that has a length: a message, or text."""
+    return tag + varint(len(content)) + content
 
 
 def _checked(message: Any, num_shards: int, most_slices: int) -> Entry:
@@ -166,17 +175,14 @@ def _nbytes(dtype: int, dims: tuple[int, ...]) -> int | None:
 @functools.lru_cache(maxsize=4096)
 def _kind(dtype: int, shape: tuple[int, ...]) -> bytes:
     """The dtype and shape of an entry."""
-    dims = [_message(b"\x12", b"\x08" + varint(size) if size else b"") for size in shape]
-    return b"\x08" + varint(dtype) + _message(b"\x12", b"".join(dims))
+    dims = [message(b"\x12", b"\x08" + varint(size) if size else b"") for size in shape]
+    return b"\x08" + varint(dtype) + message(b"\x12", b"".join(dims))
 
 
 def _extent(start: int, length: int | None) -> bytes:
     return (b"\x08" + varint(start) if start else b"") + (b"" if length is None else b"\x10" + varint(length))
 
 
+@functools.lru_cache(maxsize=4096)
 def _number(tag: bytes, number: int) -> bytes:
     return tag + varint(number) if number else b""
-
-
-def _message(tag: bytes, content: bytes) -> bytes:
-    return tag + varint(len(content)) + content

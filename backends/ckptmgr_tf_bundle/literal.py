@@ -1,5 +1,6 @@
 """Entries whose bytes are known before any tensor is read: strings, plain values of a state, variants of another checkpoint."""
 
+import struct
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,9 @@ from ckptmgr_tf_bundle.entry import Entry, build_entry
 from ckptmgr_tf_bundle.masking import unmask
 
 _INT64 = range(-(2**63), 2**63)
+_FLOAT = struct.Struct("<f")
+_FLOAT_CODE = CODES["float32"]
+_SAFE_FLOAT = 1e38  # below it, a float rounds to a float32 that is finite
 _VARIANT_MAGIC = b"TFVARIANT\x00"
 
 
@@ -37,6 +41,9 @@ def plain(value: Any) -> Literal | None:
     Python's integers become int64 as TensorFlow's own counters are, its floats float32 as `tf.Variable` makes them. Numpy's
     scalars keep their dtype.
     """
+    if type(value) is float and -_SAFE_FLOAT < value < _SAFE_FLOAT:  # a short way, because there may be many
+        stored = _FLOAT.pack(value)
+        return Literal(_FLOAT_CODE, (), stored, crc32c(stored))
     if isinstance(value, str | bytes):
         return string([value.encode("utf-8", "surrogatepass") if isinstance(value, str) else bytes(value)])
     if isinstance(value, np.generic):

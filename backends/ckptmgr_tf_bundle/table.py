@@ -227,15 +227,13 @@ class _BlockBuilder:
     def add(self, key: bytes, value: bytes) -> None:
         """Adds an entry; between two restart points its key is told by how it differs from the one before it."""
         shared = 0
-        if self.count == 0:
-            self.first = key
-        elif self.count % self._interval:
+        if self.count % self._interval:
             shared = _shared(self.last, key)
-        else:
+        elif self.count:
             self._restarts.append(len(self._entries))
-        self._entries += _varints(shared, len(key) - shared, len(value))
-        self._entries += key[shared:]
-        self._entries += value
+        else:
+            self.first = key
+        self._entries += _varints(shared, len(key) - shared, len(value)) + key[shared:] + value
         self.count += 1
         self.last = key
 

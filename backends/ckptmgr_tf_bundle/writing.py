@@ -140,10 +140,13 @@ def _texts(path: StatePath) -> _Path:
 
 
 def _problem(name: str, path: _Path) -> str | None:
+    text = "".join((name, *path))
+    if text.isascii() and "\x00" not in text:  # as most are
+        return None
     if "".join(path).startswith("\x00"):
         return "a key that starts with NUL is a slice's"
     try:
-        "".join((name, *path)).encode()
+        text.encode()
     except UnicodeEncodeError:
         return "keys are UTF-8, which has no surrogates"
     return None
@@ -196,10 +199,11 @@ def _files(
             shape = part.spec.shape if part.box is None else part.box.shape
             stored.append(Stored(keys[part.name], CODES[part.spec.dtype], shape, shard, offset, part.nbytes, piece, None, part))
             offset += part.nbytes
-        for key, (dtype, shape, data, crc) in literals.items() if shard == smallest else ():
-            stored.append(Stored(key, dtype, shape, shard, offset, len(data), len(pieces), crc, None))
-            pieces.append(data)
-            offset += len(data)
+        if shard == smallest:
+            for key, (dtype, shape, data, crc) in literals.items():
+                stored.append(Stored(key, dtype, shape, shard, offset, len(data), len(pieces), crc, None))
+                offset += len(data)
+            pieces.append(b"".join([found.stored for found in literals.values()]))
         files.append(FileLayout(names[shard], tuple(pieces)))
 
     def build(digests: Mapping[str, Digests]) -> bytes:
@@ -215,6 +219,9 @@ def _entries(
     sliced: dict[str, list[Part]] = {}
     for key, dtype, shape, shard, offset, nbytes, piece, crc, part in stored:
         value = build_entry(dtype, shape, shard, offset, nbytes, checksums[shard][piece] if crc is None else crc)
+        if (part is None or part.box is None) and key not in tied:  # as most are
+            yield key.encode(), value
+            continue
         is_slice = part is not None and part.box is not None and part.box.shape != part.spec.shape
         for each in (key, *tied.get(key, ())):
             if part is not None and is_slice:

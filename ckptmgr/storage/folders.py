@@ -12,13 +12,14 @@ from dataclasses import dataclass
 ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}  # nothing there, or a link or socket
 _KEPT = {errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY}  # a folder that has something in it, or is in use
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
+_UNSAFE = frozenset(["", ".", ".."])
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY
 
 
 def names_of(key: str) -> list[str]:
     """The names on the way to ``key``. Raises ValueError for what could lead anywhere else."""
     names = key.split("/")
-    if any(name in ("", ".", "..") or "\0" in name for name in names):
+    if not _UNSAFE.isdisjoint(names) or "\0" in key:
         raise ValueError(f"{key!r} is no safe key: plain names joined by '/', none of them empty, '.' or '..'")
     return names
 

@@ -7,7 +7,8 @@ temporary name beside its own, synced, moved to its name by one system call, and
   dead process leaves is a temporary file that `PosixStore.list` does not show and `PosixStore.uploads` does.
 - **Durable.** What a call changes is on the disk when it returns, as far as fsync tells, and so are the folders it made.
   Before a conditional call or a deletion takes effect, all names in the folders on its way are synced too: it may rest
-  on what another process has just made visible, and must not outlive that in a power failure.
+  on what another process has just made visible, and must not outlive that in a power failure. Only a version that the
+  store itself put last is replaced without that: those names were durable when it was, and files put since then are.
 - **Exclusive.** `PosixStore.create`, `replace` and `remove` hold a lock on ``.ckptmgr.lock`` in the root. Where the file
   system has no locks, one warning says so, the store `is_weak`, and one process at a time may write.
 - **Contained.** Nothing below the root is reached through a symbolic link. What is neither a regular file nor a real
@@ -32,7 +33,7 @@ import numpy as np
 from ckptmgr.storage import mapping, vectored
 from ckptmgr.storage.folders import ABSENT, Root, names_of, names_of_prefix, naming, sync
 from ckptmgr.storage.lock import exclusive, warn_weak
-from ckptmgr.storage.newfile import TEMPORARY, new_file
+from ckptmgr.storage.newfile import TEMPORARY, NewFile, new_file
 from ckptmgr.storage.rereading import Reread, reread
 from ckptmgr.storage.scanning import LOCK, head_of, scan
 from ckptmgr.storage.store import Answer, Buffer, Head, Listing, Sight, Stored, Upload, Version
@@ -86,6 +87,7 @@ class PosixStore:
         self.lock_timeout_s = lock_timeout_s
         self.follow_links = follow_links
         self.writeback: Way = writeback
+        self._last_put: tuple[str, Version] | None = None  # by a conditional call, and with all names on its way durable
 
     def __repr__(self) -> str:
         return f"PosixStore({self._root.path!r})"
@@ -134,8 +136,8 @@ class PosixStore:
             with self._root.folder(source_above) as origin, self._root.folder(above, make=True) as folder:
                 if not stat.S_ISREG(os.stat(source_name, dir_fd=origin, follow_symlinks=False).st_mode):
                     return False
-                os.link(source_name, name, src_dir_fd=origin, dst_dir_fd=folder, follow_symlinks=False)
                 with naming(self.location(key)):
+                    os.link(source_name, name, src_dir_fd=origin, dst_dir_fd=folder, follow_symlinks=False)
                     sync(folder)
         except OSError as error:
             if error.errno in _NOT_LINKED:
@@ -154,7 +156,7 @@ class PosixStore:
             new.write([[data]], len(data))
             with self._locked():
                 try:
-                    return _change(new.path, new.folder, new.take_free_name)
+                    return self._put(key, data, new, new.take_free_name)
                 except FileExistsError:
                     if self.head(key) is None:
                         raise  # a link or a folder: `read` says that nothing is here, and the caller would try for ever
@@ -162,11 +164,12 @@ class PosixStore:
 
     def replace(self, key: str, data: bytes, version: Version) -> Answer:
         """See `Store.replace`; raises like `create`. The version of a file is its content."""
+        is_ours = self._last_put == (key, version)
         try:
-            with new_file(self._root, _names(key), make=False, durable=True) as new:
+            with new_file(self._root, _names(key), make=False, durable=not is_ours) as new:
                 new.write([[data]], len(data))
                 with self._locked():
-                    return _change(new.path, new.folder, new.take_name) if self._has(key, version) else Answer.NO
+                    return self._put(key, data, new, new.take_name) if self._has(key, version) else Answer.NO
         except FileNotFoundError:  # its folder is gone, and the file with it
             return Answer.NO
 
@@ -209,30 +212,32 @@ class PosixStore:
 
     def read_into(self, key: str, offset: int, buffers: Sequence[Buffer]) -> None:
         """See `Store.read_into`."""
-        fd = self._open(key)
-        try:
-            with naming(self.location(key)):
-                vectored.read(fd, buffers, offset)
-        except EOFError as error:
-            raise EOFError(f"{self.location(key)!r}: {error}") from None
-        finally:
-            os.close(fd)
+        with self.opened(key) as read:
+            read(offset, buffers)
+
+    @contextmanager
+    def opened(self, key: str) -> Iterator[Callable[[int, Sequence[Buffer]], None]]:
+        """See `LocalStore.opened`. The system reads ahead more and in larger pages for one that stays open."""
+        with self._opened(key) as fd:
+
+            def read(offset: int, buffers: Sequence[Buffer]) -> None:
+                try:
+                    with naming(self.location(key)):
+                        vectored.read(fd, buffers, offset)
+                except EOFError as error:
+                    raise EOFError(f"{self.location(key)!r}: {error}") from None
+
+            yield read
 
     def is_cached(self, key: str, offset: int) -> bool:
         """See `LocalStore.is_cached`."""
-        fd = self._open(key)
-        try:
+        with self._opened(key) as fd:
             return mapping.is_cached(fd, offset)
-        finally:
-            os.close(fd)
 
     def map(self, key: str) -> np.ndarray[Any, Any]:
         """See `LocalStore.map`."""
-        fd = self._open(key)
-        try:
+        with self._opened(key) as fd:
             return mapping.mapped(fd, self.location(key))
-        finally:
-            os.close(fd)
 
     def file(self, key: str) -> BinaryIO:
         """See `Store.file`. It stays the same file when another one takes its name."""
@@ -301,6 +306,12 @@ class PosixStore:
         """See `Store.location`: an absolute path."""
         return self._below + key if key else self._root.path
 
+    def _put(self, key: str, data: bytes, new: NewFile, take_name: Callable[[], None]) -> Answer:
+        answer = _change(new.path, new.folder, take_name)
+        if answer is Answer.OK:
+            self._last_put = key, data
+        return answer
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
         with exclusive(self.location(LOCK), self.lock_timeout_s) as is_real:
@@ -323,6 +334,14 @@ class PosixStore:
     def _has(self, key: str, version: Version) -> bool:
         found = self.read(key)
         return found is not None and found[1] == version
+
+    @contextmanager
+    def _opened(self, key: str) -> Iterator[int]:
+        fd = self._open(key)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     def _open(self, key: str) -> int:
         """A descriptor of a file for reading. Raises FileNotFoundError, also for what is no regular file."""

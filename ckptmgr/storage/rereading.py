@@ -6,7 +6,10 @@ that changed just now. It holds on the file systems named here, because there ev
 ctime, which no call can set, from the clock that is compared here. And what takes over the name of a file has another
 inode number, or a later ctime, if the number of the file that is gone was given out again.
 
-- A ctime tells changes apart only if the clock moves on between them: a file that changed just now has no proof.
+- A ctime tells changes apart only if the clock moves on between them: a file that changed just now has no proof. Nor has one
+  whose ctime is a whole second: that is how some file systems (ext3) keep all times, and a clock set back could repeat it.
+- A write sets the ctime before its first byte, and may be held up before its last: by a disk that is too slow for all that is
+  written, mostly. So just now is longer than a tick of the clock.
 - Elsewhere there is none: NFS and SMB answer from caches of attributes, FUSE and overlays as they like.
 - Not noticed is what bypasses the file system: bytes that rot on the disk, and a shared memory map that is written to long
   after its page was first. Nobody writes records so; and each decision compares their bytes again, under the lock.
@@ -36,8 +39,7 @@ _LOCAL = {
     0x01021994,  # tmpfs
 }
 _CLOCK = 5  # CLOCK_REALTIME_COARSE, from which Linux takes these times, or later ones; `time` has no name for it
-_SETTLED_NS = 50_000_000
-_SETTLED_IN_SECONDS_NS = 2_000_000_000  # where times are kept in whole seconds (ext3), or this one happens to be one
+_SETTLED_NS = 500_000_000
 _PART = 64  # files; each part shows how fast the disk is
 _SLOW_S = 150e-6  # for a file: from memory it takes a tenth, and Python no longer lets threads gain anything
 _THREADS = 8
@@ -105,7 +107,7 @@ def _sight(folder: int, name: str, moment: _Moment | None) -> Sight:
         if not stat.S_ISREG(status.st_mode) or status.st_size > _SMALL_NBYTES:
             raise OSError(name)
         data = os.read(fd, status.st_size + 1)
-        while more := os.read(fd, 4096):  # it is over only when nothing comes
+        while len(data) != status.st_size and (more := os.read(fd, 4096)):  # else it is over only when nothing comes
             data += more
     finally:
         os.close(fd)
@@ -126,8 +128,7 @@ def _proven(status: os.stat_result, moment: _Moment | None) -> tuple[int, ...] |
     """The proof for a file that had this status before it was read; None if it could change and still have it."""
     if moment is None or status.st_dev != moment.device:
         return None
-    needed = _SETTLED_NS if status.st_ctime_ns % 1_000_000_000 else _SETTLED_IN_SECONDS_NS
-    if moment.clock_ns - status.st_ctime_ns <= needed:
+    if moment.clock_ns - status.st_ctime_ns <= _SETTLED_NS or status.st_ctime_ns % 1_000_000_000 == 0:
         return None
     return status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size, status.st_dev
 

@@ -6,7 +6,8 @@ settles both by reading the record back.
 """
 
 import enum
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -174,6 +175,9 @@ class RereadingStore(Store, Protocol):
 @runtime_checkable
 class LocalStore(Store, Protocol):
     """A store whose files the system keeps in its own memory."""
+
+    def opened(self, key: str) -> AbstractContextManager[Callable[[int, Sequence[Buffer]], None]]:
+        """A file for many reads: each is as `Store.read_into`, and all are of the same file. Raises FileNotFoundError."""
 
     def is_cached(self, key: str, offset: int) -> bool:
         """Whether that byte of a file can be read without waiting for a disk. Raises FileNotFoundError."""

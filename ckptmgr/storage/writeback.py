@@ -1,7 +1,8 @@
 """Has the disk begin with a file while the rest of it is still being written, so that the last fsync has little left to do.
 
 The law: every way writes the same bytes, and none makes a write fail that succeeds without it. What a file system or a
-platform does not know is asked once and then no more.
+platform does not know is asked once and then no more. But that the disk could not take the bytes is raised: ext4 drops them
+then, tells whoever asked for the writing, and the fsync that follows finds nothing left to complain of.
 
 Ways, and the median of 7 interleaved writes of 256 MiB with their fsync (ext4, kernel 6.18): 245 ms without any;
 ``sync_file_range`` 193 (Linux); ``dontneed``, `posix_fadvise` with POSIX_FADV_DONTNEED, 171 (Linux, FreeBSD); ``dontcache``,
@@ -24,6 +25,7 @@ Way: TypeAlias = Literal["auto", "sync_file_range", "dontneed", "dontcache", "no
 WAYS: Final = ("auto", "sync_file_range", "dontneed", "dontcache", "none")
 _AUTO: Final = ("sync_file_range", "dontneed")
 _UNSUPPORTED = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ESPIPE}
+_LOST = {errno.EIO, errno.ENOSPC, errno.EDQUOT}
 _SYNC_FILE_RANGE_WRITE = 2
 _RWF_DONTCACHE = 0x80
 
@@ -56,7 +58,7 @@ class Writeback:
         return vectored.write(self._fd, buffers, offset)
 
     def start(self, offset: int, nbytes: int) -> None:
-        """Lets the disk begin with bytes that were written. A hint: it never fails."""
+        """Lets the disk begin with bytes that were written. Raises OSError only if it could not take them."""
         while self._ways and (hint := _HINTS.get(self._ways[0])):
             try:
                 hint(self._fd, offset, nbytes)
@@ -88,8 +90,8 @@ def _forget(fd: int, offset: int, nbytes: int) -> None:
 
 
 def _check(code: int) -> None:
-    """Raises OSError for a call that is not known here. What else goes wrong is for the fsync to tell."""
-    if code in _UNSUPPORTED:
+    """Raises OSError for a call that is not known here, and for bytes that are lost. All else is no more than a lost hint."""
+    if code in _UNSUPPORTED | _LOST:
         raise OSError(code, os.strerror(code))
 
 

@@ -17,7 +17,7 @@ from ckptmgr.source import Places
 from ckptmgr.spec import TensorSpec, numpy_dtype
 from ckptmgr.storage import Folder, LocalStore
 from ckptmgr.transfer import slabs
-from ckptmgr.transfer.planning import Check, Span, TensorCheck, pieces
+from ckptmgr.transfer.planning import Check, Span, TensorCheck, check_apart, pieces
 
 _Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -130,6 +130,9 @@ class _File:
             end, tensor = max((int(offsets[number]) + int(sizes[number]), self.names[rows[number]]) for number in wrong)
             text = f"{where!r} ends at byte {head.nbytes}, but tensor {tensor!r} in it at byte {end}: the file was cut off"
             raise CorruptCheckpointError(text, file=self.file, tensor=tensor)
+        if sizes.sum(dtype=float) > head.nbytes:
+            named = [self.names[row] for row in rows]
+            check_apart([*zip(offsets.tolist(), (offsets + sizes).tolist(), named, strict=True)], head.nbytes, where, self.file)
 
     def place(self, arrays: list[Any]) -> None:
         """Takes the memory, and puts an array for each tensor at its index."""
@@ -166,7 +169,7 @@ class _File:
                 f"{self.folder.location(self.file)!r} cannot be mapped: it is not on a local disk; leave out mmap=True"
             )
         try:
-            memory = store.map(self.folder.prefix + self.file)
+            memory = store.map(self.folder.key(self.file))
         except FileNotFoundError as error:
             raise CorruptCheckpointError(f"{self.folder.location(self.file)!r} is missing", file=self.file) from error
         if memory.nbytes < self._nbytes:
@@ -262,7 +265,10 @@ class FileCheck:
         if joined(self._found[order] for order in sorted(self._found)) == self._expected:
             return []
         held = self._held
-        return [held.names[row] for number, row in enumerate(held.columns.rows) if not held.is_good(number, self._arrays)]
+        rows = held.columns.rows
+        wrong = [row for number, row in enumerate(rows) if not held.is_good(number, self._arrays)]
+        # If it is none of those that can be told, it may be any of the others.
+        return [held.names[row] for row in wrong or [row for row in rows if held.checksums[row] is None]]
 
 
 class _RunCheck:

@@ -19,8 +19,8 @@ _PATIENCE_S = 0.1  # until a thread is looked after whose ring was lost to an in
 class Lane:
     """One thread beside the caller's that makes calls in order, with at most ``depth`` of them waiting or being made.
 
-    A context manager; leaving it ends the thread. After an error no further call is made, and `submit` and `wait`
-    raise it.
+    A context manager; leaving it ends the thread, which the first call for it begins. After an error no further call is
+    made, and `submit` and `wait` raise it.
     """
 
     def __init__(self, depth: int) -> None:
@@ -31,8 +31,16 @@ class Lane:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="ckptmgr-lane", daemon=True)
 
-    def submit(self, call: Callable[[], object]) -> None:
-        """Has the call made after all earlier ones; waits while there are too many."""
+    def submit(self, call: Callable[[], object], *, is_short: bool = False) -> None:
+        """Has the call made after all earlier ones; waits while there are too many.
+
+        One that ``is_short`` takes less time than a thread does to begin: it is made here, if there is none yet.
+        """
+        if self._thread.ident is None:
+            if is_short:
+                call()
+                return
+            self._thread.start()
         self._wait(self._depth - 1)
         self._calls.put(call)
         self._pending += 1
@@ -59,16 +67,12 @@ class Lane:
             self._made.put(None)
 
     def __enter__(self) -> Self:
-        try:
-            self._thread.start()
-        except BaseException:  # an interrupt may come when the thread is there already
-            self._calls.put(None)
-            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._calls.put(None)
-        self._thread.join()
+        self._calls.put(None)  # also for a thread whose start was interrupted
+        if self._thread.is_alive():
+            self._thread.join()
 
 
 def share(tasks: Iterable[T], work: Callable[[Iterator[T]], Any], workers: int) -> None:

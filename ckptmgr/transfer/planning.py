@@ -5,6 +5,7 @@ together, straight into the array where both sides are in the same order, else t
 each other in a file make a window, one request to the store.
 """
 
+import itertools
 import math
 import operator
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,9 +24,10 @@ from ckptmgr.transfer.slabs import ALIGN
 _Array: TypeAlias = np.ndarray[Any, Any]
 
 GAP_NBYTES = 64 << 10  # a gap up to this size is read through rather than made into two requests
-# Tensors from here on are read through aligned memory where their own is not: on some machines the kernel copies three times
-# slower to what is not, and numpy does not. What np.empty gives is not.
-BOUNCE_NBYTES = 16 << 10
+# Tensors from here on are read through aligned memory where their own is not, as what np.empty gives: on some machines the kernel
+# copies two times slower to what is not. Copies of less than about 1 MiB cost more than that: they go through the cache.
+BOUNCE_NBYTES = 1 << 20
+SMALL_NBYTES = 16 << 10  # below this, a tensor is one span without more ado
 BUFFERS = 1024  # in a window at most, gaps included: what one vectored system call takes
 
 
@@ -105,6 +107,18 @@ def _overlap(boxes: Sequence[Box]) -> bool:
             return True
         open_.append(box)
     return False
+
+
+def check_apart(places: Sequence[tuple[int, int, str]], nbytes: int, where: str, file: str) -> None:
+    """Raises CorruptCheckpointError if tensors have more bytes together than their file: then some have those of others.
+
+    ``places`` are start, end and name of each, by ascending start. An index of a few lines could else take any memory.
+    """
+    claimed = sum(end - start for start, end, _ in places)
+    if claimed > nbytes:
+        name = next(other[2] for one, other in itertools.pairwise(places) if other[0] < one[1])
+        text = f"{where!r} has {nbytes} bytes, and tensors that are said to lie in it {claimed}: {name!r} has bytes of another"
+        raise CorruptCheckpointError(text, file=file, tensor=name)
 
 
 class Check(Protocol):
@@ -191,7 +205,7 @@ def spans(held: Iterable[tuple[Goal, Extent]], most: int, checks: list[Check] | 
     ``checks`` takes those that can be made when all is read; None means that nothing is to be checked.
     """
     for goal, extent in sorted(held, key=lambda pair: pair[1].offset):
-        if extent.box is None and goal.box is None and goal.nbytes < BOUNCE_NBYTES and goal.nbytes <= most:  # there may be many
+        if extent.box is None and goal.box is None and goal.nbytes < SMALL_NBYTES and goal.nbytes <= most:  # there may be many
             expected = extent.crc32c if checks is not None else None
             yield Span(extent.offset, goal.nbytes, goal.array, None, goal.name, expected, None, 0)
         elif extent.box is None and goal.box is None:
@@ -207,14 +221,16 @@ def _whole(goal: Goal, extent: Extent, most: int, checks: list[Check] | None) ->
         check = TensorCheck(extent.folder, extent.file, goal.name, extent.crc32c)
         checks.append(check)
     raw = goal.array.reshape(-1).view(np.uint8)
-    strides = (1,) if raw.__array_interface__["data"][0] % ALIGN else None
+    strides = (1,) if raw.nbytes >= BOUNCE_NBYTES and raw.__array_interface__["data"][0] % ALIGN else None
     yield from pieces(extent.offset, raw, most, check, strides)
 
 
 def pieces(offset: int, raw: _Array, most: int, check: Check | None, strides: tuple[int, ...] | None = None) -> Iterator[Span]:
-    """Spans of at most ``most`` bytes for these, which lie in a file at ``offset``; their order is their offset."""
-    for at in range(0, raw.nbytes, most):
-        piece = raw[at : at + most]
+    """Spans of at most ``most`` bytes for these, all about as large, which lie in a file at ``offset``: that is their order."""
+    count = max(-(-raw.nbytes // most), 1)
+    step = min(-(-raw.nbytes // count // 4096) * 4096 or most, most)
+    for at in range(0, raw.nbytes, step):
+        piece = raw[at : at + step]
         yield Span(offset + at, piece.nbytes, piece, strides, "", None, check, offset + at)
 
 

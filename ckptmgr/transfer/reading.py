@@ -1,9 +1,11 @@
 """Moves tensors from their extents into arrays: many windows in flight, each checksummed while it is in cache."""
 
+import contextlib
+import functools
 import itertools
 import operator
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -29,15 +31,20 @@ Memory: TypeAlias = Literal["shared", "own", "mapped"]
 
 
 def read(
-    source: TensorSource, wanted: Iterable[Want], *, verify: Verify = "full", progress: Progress | None = None
+    source: TensorSource,
+    wanted: Iterable[Want],
+    *,
+    verify: Verify = "full",
+    progress: Progress | None = None,
+    is_apart: bool = False,
 ) -> tuple[list[_Array], Stats]:
     """One array per want, in their order. Nothing is read but what is wanted, and gaps of up to 64 KiB between.
 
     An ``out`` is filled and is the array given back; one that is not C-contiguous and native is filled through a copy.
-    New arrays are writable, C-contiguous and 64-byte aligned. With ``verify="full"`` every extent that is read whole is
-    compared with its crc32c, if it has one; a slice of an extent cannot be checked. Sizes of files are always looked at
-    before memory is taken. If this raises, the contents of the ``out`` arrays are undefined. ``progress`` is called in
-    this thread.
+    New arrays are writable, C-contiguous and 64-byte aligned; ``is_apart`` gives each memory of its own. With
+    ``verify="full"`` every extent that is read whole is compared with its crc32c, if it has one; a slice of an extent cannot
+    be checked. Sizes of files are always looked at before memory is taken. If this raises, the contents of the ``out``
+    arrays are undefined. ``progress`` is called in this thread.
 
     Raises:
         KeyError: the source has no tensor of that name.
@@ -49,7 +56,7 @@ def read(
     started = time.perf_counter()
     with garbage.later():
         goals = [Goal(source, want) for want in wanted]
-    return _read(source, goals, None, verify, progress, started)
+    return _read(source, goals, None, verify, progress, started, is_apart=is_apart)
 
 
 def read_new(
@@ -149,7 +156,7 @@ def _by_file(goals: Iterable[Goal], source: TensorSource) -> _Files:
 
 
 def _check_sizes(files: _Files) -> None:
-    """No extent may end behind its file: then no more memory is taken than files are large."""
+    """No extent may end behind its file, and no bytes belong to two tensors: no more memory is taken than files are large."""
     for (folder, file), held in files.items():
         end, name = max((goal.end(extent), goal.name) for goal, extent in held)
         head = folder.head(file)
@@ -159,6 +166,8 @@ def _check_sizes(files: _Files) -> None:
         if head.nbytes < end:
             text = f"{where!r} ends at byte {head.nbytes}, but tensor {name!r} in it at byte {end}: the file was cut off"
             raise CorruptCheckpointError(text, file=file, tensor=name)
+        places = {(extent.offset, goal.end(extent), goal.name) for goal, extent in held if goal.box is None}
+        planning.check_apart(sorted(places), head.nbytes, where, file)
 
 
 def _place(goals: Iterable[Goal], is_apart: bool) -> None:
@@ -221,22 +230,53 @@ class _Reader:
     def _run(self, line: Iterator[Window]) -> None:
         """Reads one window of the line after another, until there are no more."""
         scratch = _Scratch()
-        for window in line:
-            started = time.perf_counter()
-            buffers, parts = scratch.buffers(window)
-            _read_into(window, buffers)
-            arrived = time.perf_counter()
-            nbytes = 0
-            for span, part in zip(window.spans, parts, strict=True):
-                # Now, while the bytes are in cache.
-                if span.crc32c is not None and crc32c(part) != span.crc32c:
-                    self._damaged.append((window.file, span.tensor, window.folder))
-                if span.check is not None:
-                    span.check.add(span.order, part)
-                if span.strides is not None:
-                    span.target[...] = np.ndarray(span.target.shape, span.target.dtype, part, 0, span.strides)
-                nbytes += span.target.nbytes
-            self._tally.add(nbytes, read=arrived - started, checksum=time.perf_counter() - arrived)
+        with _Opened() as opened:
+            for window in line:
+                started = time.perf_counter()
+                buffers, parts = scratch.buffers(window)
+                opened.read_into(window, buffers)
+                arrived = time.perf_counter()
+                nbytes = 0
+                for span, part in zip(window.spans, parts, strict=True):
+                    # Now, while the bytes are in cache.
+                    if span.crc32c is not None and crc32c(part) != span.crc32c:
+                        self._damaged.append((window.file, span.tensor, window.folder))
+                    if span.check is not None:
+                        span.check.add(span.order, part)
+                    if span.strides is not None:
+                        span.target[...] = np.ndarray(span.target.shape, span.target.dtype, part, 0, span.strides)
+                    nbytes += span.target.nbytes
+                self._tally.add(nbytes, read=arrived - started, checksum=time.perf_counter() - arrived)
+
+
+class _Opened(contextlib.ExitStack):
+    """One thread's open file: the one that it read last, where the store has such."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._of: tuple[Folder, str] | None = None
+        self._read: Callable[[int, Sequence[_Array]], None]
+
+    def read_into(self, window: Window, buffers: Sequence[_Array]) -> None:
+        """Fills the buffers with the window's bytes."""
+        folder, file = window.folder, window.file
+        try:
+            if self._of is None or self._of[1] != file or self._of[0] is not folder:
+                self._open(folder, file)
+            self._read(window.spans[0].offset, buffers)
+        except FileNotFoundError as error:
+            raise CorruptCheckpointError(f"{folder.location(file)!r} is missing", file=file) from error
+        except EOFError as error:
+            where = folder.location(file)
+            raise CorruptCheckpointError(f"{where!r} is shorter than the tensors in it: {error}", file=file) from error
+
+    def _open(self, folder: Folder, file: str) -> None:
+        self.close()
+        if isinstance(folder.store, LocalStore):
+            self._read = self.enter_context(folder.store.opened(folder.key(file)))
+        else:
+            self._read = functools.partial(folder.read_into, file)
+        self._of = folder, file
 
 
 class _Scratch:
@@ -271,19 +311,7 @@ def _is_cached(window: Window) -> bool:
     """Whether reading waits for no disk, by the end of the first window: its beginning may just have been looked at."""
     store, last = window.folder.store, window.spans[-1]
     try:
-        return not isinstance(store, LocalStore) or store.is_cached(
-            window.folder.prefix + window.file, last.offset + last.nbytes - 1
-        )
+        key = window.folder.key(window.file)
+        return not isinstance(store, LocalStore) or store.is_cached(key, last.offset + last.nbytes - 1)
     except FileNotFoundError:
         return True  # which is told when it is read
-
-
-def _read_into(window: Window, buffers: Sequence[_Array]) -> None:
-    try:
-        window.folder.read_into(window.file, window.spans[0].offset, buffers)
-    except FileNotFoundError as error:
-        where = window.folder.location(window.file)
-        raise CorruptCheckpointError(f"{where!r} is missing", file=window.file) from error
-    except EOFError as error:
-        where = window.folder.location(window.file)
-        raise CorruptCheckpointError(f"{where!r} is shorter than the tensors in it: {error}", file=window.file) from error

@@ -2,7 +2,7 @@
 
 A file is a sequence of windows, each a list of buffers: views of the tensors' own memory wherever that holds raw
 little-endian C-order bytes, staged copies where it does not. While the store writes a window, a second thread makes
-its checksums. Small tensors share a window, so none costs the store a call of its own.
+its checksums, if there is ever enough to do for one. Small tensors share a window, so none costs the store a call of its own.
 """
 
 import functools
@@ -32,6 +32,7 @@ _Files: TypeAlias = Mapping[str, Digests]
 
 LANE_DEPTH = 2  # windows whose checksums are waited for; besides these one is filled, and that is all that is staged
 _COMBINE_NBYTES = 1 << 16  # from here on, combining two checksums is cheaper than reading the bytes again
+_SHORT_NBYTES = 1 << 20  # in one window: so much is checksummed before a thread has begun
 _KINDS = frozenset({"crc32c", "crc32"})
 _ODD = frozenset({"bool", *USED_BITS, *PACKED_BITS})  # dtypes whose bytes are not simply those of an array
 
@@ -59,6 +60,7 @@ def write(
     *,
     progress: Progress | None = None,
     known: Mapping[str, tuple[WrittenFile, Digests]] | None = None,
+    meanwhile: Callable[[_Files], object] | None = None,
 ) -> Written:
     """Writes the layout's files into the folder, in order, with the source's tensors in their places.
 
@@ -66,6 +68,8 @@ def write(
 
     Each file is durable before the next is begun. If this raises, the file it was at does not appear; those before it
     stay. The source is asked for slices of at most one window at a time. ``progress`` is called in this thread.
+    ``meanwhile`` is called with all digests as soon as they are made, mostly in another thread while the store makes the last
+    file durable; it has returned when this does, and what it raises ends the write.
 
     Raises:
         SaveError: a tensor is not of the announced dtype and shape any more.
@@ -80,6 +84,7 @@ def write(
     sizes = [file.nbytes for file in layout.files]
     known = known or {}
     total = sum(size or 0 for file, size in zip(layout.files, sizes, strict=True) if file.name not in known)
+    is_short = total <= min(folder.store.window_nbytes, _SHORT_NBYTES)
     tally = Tally(progress, total, "stage", "checksum")
     with Lane(LANE_DEPTH) as lane:
         for planned, size in zip(layout.files, sizes, strict=True):
@@ -88,13 +93,17 @@ def write(
                 continue
             file, nbytes = _sized(planned, size, digests)
             tally.total += nbytes if size is None else 0
-            sums = _Sums(len(file.pieces), layout.digests, lane)
+            sums = _Sums(len(file.pieces), layout.digests, lane, is_short=is_short)
             late = functools.partial(_build, file.name, digests, sums)
             windows = _windows(file, source, folder.store.window_nbytes, late)
+            if meanwhile is not None and planned is layout.files[-1]:
+                windows = _then(windows, functools.partial(sums.then, meanwhile, digests, file.name))
             folder.put(file.name, _taken(windows, sums, tally), nbytes)
             digests[file.name] = sums.digests()
             files[file.name] = WrittenFile(nbytes, sums.file)
             tally.add(0, checksum=sums.seconds)
+        if meanwhile is not None and (not layout.files or layout.files[-1].name in known):
+            meanwhile(digests)
     seconds = time.perf_counter() - started
     phases = {**tally.phases, "write": seconds - tally.phases["stage"]}
     return Written(files, digests, Stats(sum(file.nbytes for file in files.values()), seconds, phases))
@@ -203,20 +212,25 @@ def _masked(array: _Array, spec: TensorSpec) -> _Array:
 class _Sums:
     """The checksums of one file and of its pieces, made on the lane while its windows go by."""
 
-    def __init__(self, npieces: int, kinds: frozenset[str], lane: Lane) -> None:
+    def __init__(self, npieces: int, kinds: frozenset[str], lane: Lane, *, is_short: bool) -> None:
         self.file = 0
         self.seconds = 0.0
         self._pieces = {kind: [0] * npieces for kind in sorted(kinds | {"crc32c"})}
         self._lane = lane
+        self._is_short = is_short
 
     def begin(self, window: _Window) -> None:
         """Begins with those of the file's next window."""
-        self._lane.submit(functools.partial(self._add, window))
+        self._lane.submit(functools.partial(self._add, window), is_short=self._is_short)
 
     def digests(self, npieces: int | None = None) -> dict[str, list[int]]:
         """Those of the first ``npieces`` pieces, or of all, when they are made."""
         self._lane.wait()
         return {kind: values[:npieces] for kind, values in self._pieces.items()}
+
+    def then(self, call: Callable[[_Files], object], before: _Files, file: str) -> None:
+        """Has ``call`` made with these digests and those of this file, when the last of them is made."""
+        self._lane.submit(lambda: call({**before, file: self._pieces}))
 
     def _add(self, window: _Window) -> None:
         started = time.perf_counter()
@@ -230,6 +244,12 @@ class _Sums:
             for buffer, index, _ in zip(*window, strict=True):
                 others[index] = crc32(buffer, others[index])
         self.seconds += time.perf_counter() - started
+
+
+def _then(windows: Iterator[_Window], call: Callable[[], object]) -> Iterator[_Window]:
+    """The windows; and when the store has written the last of them, but before it waits for the disk, the call."""
+    yield from windows
+    call()
 
 
 def _taken(windows: Iterator[_Window], sums: _Sums, tally: Tally) -> Iterator[list[_Buffer]]:
