@@ -5,21 +5,27 @@ leaves is a temporary file, beside the place where the file was to be.
 """
 
 import errno
+import logging
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from ckptmgr.storage import vectored
-from ckptmgr.storage.folders import Root, naming
-from ckptmgr.storage.store import Buffer
+from ckptmgr.storage.folders import Root, naming, sync
+from ckptmgr.storage.store import Answer, Buffer
 from ckptmgr.storage.writeback import Way, Writeback
+
+logger = logging.getLogger(__name__)
 
 TEMPORARY = re.compile(r"\.ckptmgr-[0-9a-f]{16}\.tmp")
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}  # FAT, some network and FUSE mounts
+# Answers that prove that a name was not changed.
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMLINK, errno.EEXIST}
+_REFUSED |= {errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EXDEV, errno.EBUSY, errno.ENOMEM}
 _TRIES = 100  # to make a folder that others keep removing while it is empty
 
 
@@ -117,3 +123,19 @@ def _start(root: Root, above: Sequence[str], path: str, temporary: str, *, make:
                 os.close(folder)
                 raise
     raise FileNotFoundError(errno.ENOENT, "the folder is not there, or is removed again and again", path)
+
+
+def changed(path: str, folder: int, change: Callable[[], None]) -> Answer:
+    """Changes a name by one system call and makes that durable; an error that proves nothing is no answer."""
+    is_made = False
+    try:
+        with naming(path):
+            change()
+            is_made = True
+            sync(folder)
+    except OSError as error:
+        if not is_made and error.errno in _REFUSED:
+            raise
+        logger.warning("it is not known whether a change was made: %s", error)
+        return Answer.LOST
+    return Answer.OK

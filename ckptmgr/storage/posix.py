@@ -20,7 +20,6 @@ may be answered with an error, which is why errors that prove nothing become `An
 """
 
 import errno
-import logging
 import os
 import stat
 import time
@@ -33,19 +32,14 @@ import numpy as np
 from ckptmgr.storage import mapping, vectored
 from ckptmgr.storage.folders import ABSENT, Root, names_of, names_of_prefix, naming, sync
 from ckptmgr.storage.lock import exclusive, warn_weak
-from ckptmgr.storage.newfile import TEMPORARY, NewFile, new_file
+from ckptmgr.storage.newfile import TEMPORARY, NewFile, changed, new_file
 from ckptmgr.storage.rereading import Reread, reread
 from ckptmgr.storage.scanning import LOCK, head_of, scan
 from ckptmgr.storage.store import Answer, Buffer, Head, Listing, Sight, Stored, Upload, Version
 from ckptmgr.storage.writeback import WAYS, Way
 
-logger = logging.getLogger(__name__)
-
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe put there by somebody must not block
 _SMALL_NBYTES = 256 << 20  # `read` is for records; a sparse file of a terabyte must not become memory
-# Answers that prove that a name was not changed.
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMLINK, errno.EEXIST}
-_REFUSED |= {errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EXDEV, errno.EBUSY, errno.ENOMEM}
 # Answers that leave it to the caller to write the file anew.
 _NOT_LINKED = ABSENT | {errno.EPERM, errno.EACCES, errno.EXDEV, errno.EMLINK, errno.EEXIST}
 _NOT_LINKED |= {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -180,7 +174,7 @@ class PosixStore:
             with self._root.folder(above, durable=True) as folder, self._locked():
                 if not self._has(key, version):
                     return Answer.NO
-                answer = _change(self.location(key), folder, lambda: os.unlink(name, dir_fd=folder))
+                answer = changed(self.location(key), folder, lambda: os.unlink(name, dir_fd=folder))
         except FileNotFoundError:  # its folder is gone, and the file with it
             return Answer.NO
         with suppress(OSError):  # the answer stands; an empty folder is left to sweep
@@ -307,7 +301,7 @@ class PosixStore:
         return self._below + key if key else self._root.path
 
     def _put(self, key: str, data: bytes, new: NewFile, take_name: Callable[[], None]) -> Answer:
-        answer = _change(new.path, new.folder, take_name)
+        answer = changed(new.path, new.folder, take_name)
         if answer is Answer.OK:
             self._last_put = key, data
         return answer
@@ -390,19 +384,3 @@ def _unlink_file(folder: int, name: str, path: str) -> None:
     with suppress(FileNotFoundError), naming(path):
         if stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
             os.unlink(name, dir_fd=folder)
-
-
-def _change(path: str, folder: int, change: Callable[[], None]) -> Answer:
-    """Changes a name by one system call and makes that durable; an error that proves nothing is no answer."""
-    is_made = False
-    try:
-        with naming(path):
-            change()
-            is_made = True
-            sync(folder)
-    except OSError as error:
-        if not is_made and error.errno in _REFUSED:
-            raise
-        logger.warning("it is not known whether a change was made: %s", error)
-        return Answer.LOST
-    return Answer.OK
