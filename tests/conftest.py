@@ -30,7 +30,10 @@ settings.load_profile("ckptmgr")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that fork come first, then those of cloud stores, whose clients have threads, and then those of frameworks."""
+    """Tests that fork come first, then those of cloud stores, whose clients have threads, and then those of frameworks.
+
+    pytest-xdist keeps this order with ``--no-loadscope-reorder``.
+    """
     items.sort(key=lambda item: (bool(frameworks.named_by(item.module)), _is_remote(item)))
 
 
