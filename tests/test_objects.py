@@ -52,6 +52,19 @@ def changes(proxy: Proxy) -> int:
     return sum(each["method"] in CHANGING for each in proxy.requests())
 
 
+def test_nothing_is_deleted_after_a_delete_has_returned(told: tuple[Store, Proxy]) -> None:
+    store, proxy = told
+    store.put("slow", [[b"old"]], 3)
+    proxy.rules({"method": "DELETE", "path": "slow", "do": "delay", "seconds": 0.5, "times": 1})
+
+    store.delete(["absent", "slow", "gone"])
+    proxy.rules()
+    store.put("slow", [[b"new"]], 3)
+    time.sleep(1)
+
+    assert store.read("slow")[0] == b"new"
+
+
 @pytest.mark.parametrize("fault", ["lose", "late"])
 def test_a_lost_answer_is_lost_and_the_request_is_not_repeated(told: tuple[Store, Proxy], fault: str) -> None:
     store, proxy = told

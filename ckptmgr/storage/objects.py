@@ -13,7 +13,8 @@ The law: a name refers to a whole object, and only when the store says that it h
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from errno import EFBIG, EIO, ENOENT
 from http.client import HTTPException
@@ -191,19 +192,24 @@ class ObjectStore:
         return Listing(files, tuple(sorted(folder.removeprefix(where) for folder in found["common_prefixes"])))
 
     def delete(self, keys: Iterable[str]) -> None:
-        """See `Store.delete`; one request for many, where the store has that."""
+        """See `Store.delete`; one request for many on S3, elsewhere one for each, several at once."""
         paths = [self._path(key) for key in keys if not key.endswith("/")]
         if not paths:
             return
+        if self._cloud.kind == "S3Store":
+            self._delete(paths)
+            return
+        # Not all at once by obstore: at the first that is gone already it raises, while it still goes on with others.
+        with ThreadPoolExecutor(min(self.workers, len(paths))) as pool:
+            for deleted in [pool.submit(self._delete, [path]) for path in paths]:
+                deleted.result()
 
+    def _delete(self, paths: Sequence[str]) -> None:
         def ask() -> None:
             try:
-                self._obstore.delete(self._client(), paths)
-            except FileNotFoundError as error:  # nobody says which, nor whether it came to the others
+                self._obstore.delete(self._client(), [*paths])
+            except FileNotFoundError as error:
                 _raise_if_bucket(error)
-                for path in paths:
-                    with suppress(FileNotFoundError):
-                        self._obstore.delete(self._client(), path)
 
         again(ask, self.url)
 
