@@ -290,10 +290,10 @@ def test_an_alias_that_became_a_tensor_of_its_own_is_not_carried() -> None:
 def test_many_slots_are_built_in_time_linear_in_their_number() -> None:
     variables = [("net", str(number)) for number in range(10_000)]
     slots = [("net", f"{number}/.OPTIMIZER_SLOT/opt{number}/m") for number in range(10_000)]
-    started = time.perf_counter()
+    started = time.process_time()
 
     graph, keys = built(*variables, *slots)
 
     assert len(keys) == 20_000
     assert len(from_graph(graph, list(keys.values()), ORIGIN).keys) == 20_000
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5

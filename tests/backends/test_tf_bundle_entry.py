@@ -206,20 +206,20 @@ def test_an_array_of_2_to_the_63_bytes_less_some_is_no_problem_yet() -> None:
 def test_an_entry_of_a_million_slices_is_refused_before_it_is_read() -> None:
     value = b"\x08\x01" + shape(4) + b"\x3a\x00" * (1 << 20)
 
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(CorruptCheckpointError, match="over the limit of 1048576"):
         parse(value)
 
-    assert time.perf_counter() - started < 0.1
+    assert time.process_time() - started < 0.1
 
 
 def test_an_entry_of_a_megabyte_of_slices_is_read_soon() -> None:
     value = b"\x08\x01" + shape(4) + b"\x3a\x02\x0a\x00" * 250_000
 
-    started = time.perf_counter()
+    started = time.process_time()
     found = parse(value)
 
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
     assert len(found.slices) == 250_000
 
 
