@@ -82,11 +82,11 @@ def test_a_group_lists_and_finds_all_its_entries(count: int) -> None:
 
 def test_twenty_thousand_datasets_are_encoded_in_no_time() -> None:
     root = GroupNode({f"w{index}": DatasetNode(F4, (4,), f"w{index}") for index in range(20_000)})
-    start = time.perf_counter()
+    start = time.process_time()
 
     encoded = encode(root, align=64)
 
-    assert time.perf_counter() - start < 2  # 0.12 s alone on a machine
+    assert time.process_time() - start < 2  # 0.12 s alone on a machine
     assert len(encoded.offsets) == 20_000
 
 

@@ -39,10 +39,10 @@ def folder(tmp_path: Path) -> Folder:
 def cheap(seconds: float = 5.0, nbytes: int = 8 << 20) -> Iterator[None]:
     """What happens inside is quick and small."""
     tracemalloc.start()
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         yield
-        assert time.perf_counter() - started < seconds
+        assert time.process_time() - started < seconds
         assert tracemalloc.get_traced_memory()[1] < nbytes
     finally:
         tracemalloc.stop()

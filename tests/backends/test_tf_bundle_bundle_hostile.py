@@ -32,10 +32,10 @@ BROKEN = build_entry(0, (2,), 0, 0, 2, 0)  # of no dtype
 def cheap(seconds: float = 1.0, nbytes: int = 64 << 20) -> Iterator[None]:
     """What happens inside is quick and small."""
     tracemalloc.start()
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         yield
-        assert time.perf_counter() - started < seconds
+        assert time.process_time() - started < seconds
         assert tracemalloc.get_traced_memory()[1] < nbytes
     finally:
         tracemalloc.stop()

@@ -157,8 +157,8 @@ def test_thousands_of_slices_in_three_dimensions_are_checked_at_once() -> None:
     extents = [((i, 1), (j, 1), (k, 1)) for i in range(20) for j in range(20) for k in range(20)]
     extents[-1] = extents[0]
 
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(CorruptCheckpointError, match="8000 slices overlap"):
         boxes(entry((20, 20, 20), *extents), "a", ORIGIN)
 
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1

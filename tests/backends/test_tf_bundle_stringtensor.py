@@ -156,11 +156,11 @@ def test_any_bytes_are_strings_or_a_reason(stored: bytes, count: int) -> None:
 def test_a_million_strings_take_seconds_at_most() -> None:
     values = [b"%d" % number for number in range(1_000_000)]
 
-    started = time.perf_counter()
+    started = time.process_time()
     stored, crc = encode(values)
     found = decode(stored, len(values), crc, False)
 
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     assert found == values
 
 
