@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import ClassVar, Protocol, runtime_checkable
 
 from ckptmgr.box import Box
-from ckptmgr.checksum import combine, crc32c
+from ckptmgr.checksum import combine, combine_crc32, crc32c
 from ckptmgr.errors import BackendNotFoundError, MissingDependencyError, shown
 from ckptmgr.layout import Contents, Digests, Extent, FileLayout, Late, Layout, Part, Path, Scalar
 from ckptmgr.manifest import MANIFEST
@@ -48,6 +48,7 @@ __all__ = [
     "TensorSpec",
     "available",
     "combine",
+    "combine_crc32",
     "crc32c",
     "detect",
     "dtype_name",

@@ -179,7 +179,7 @@ class BackgroundSaver:
         staging = self._free.pop() if self._free else Staging()
         try:
             snapshot = staging.take(prepared)
-        except BaseException:
+        except BaseException:  # whatever it is, the memory is used again
             self._free.append(staging)
             raise
         if not snapshot.unfinished:

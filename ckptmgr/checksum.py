@@ -26,8 +26,9 @@ except ImportError:
 
 Buffer: TypeAlias = bytes | bytearray | memoryview | np.ndarray[Any, Any]  # C-contiguous; ml_dtypes arrays included
 
-# The bit-reversed polynomial: bit 31 is x^0.
+# The bit-reversed polynomials: bit 31 is x^0.
 _CASTAGNOLI: Final = 0x82F63B78
+_ZIP: Final = 0xEDB88320
 _ONE: Final = 1 << 31
 
 
@@ -50,7 +51,12 @@ crc32: Checksum = cast(Checksum, zlib.crc32)
 
 def combine(first: int, second: int, second_nbytes: int) -> int:
     """The crc32c of two runs of bytes, one after the other, from the values of each."""
-    return _multiply(_shift(second_nbytes), first) ^ second
+    return _multiply(_shift(second_nbytes, _CASTAGNOLI), first, _CASTAGNOLI) ^ second
+
+
+def combine_crc32(first: int, second: int, second_nbytes: int) -> int:
+    """The same of their crc32."""
+    return _multiply(_shift(second_nbytes, _ZIP), first, _ZIP) ^ second
 
 
 def joined(parts: Iterable[tuple[int, int]]) -> int:
@@ -61,22 +67,22 @@ def joined(parts: Iterable[tuple[int, int]]) -> int:
     return value
 
 
-def _multiply(a: int, b: int) -> int:
-    """a(x) * b(x) modulo the Castagnoli polynomial."""
+def _multiply(a: int, b: int, polynomial: int) -> int:
+    """a(x) * b(x) modulo the polynomial."""
     product = 0
     while a:
         if a & _ONE:
             product ^= b
         a = a << 1 & 0xFFFFFFFF
-        b = b >> 1 ^ (_CASTAGNOLI if b & 1 else 0)
+        b = b >> 1 ^ (polynomial if b & 1 else 0)
     return product
 
 
 @functools.lru_cache(maxsize=4096)
-def _shift(nbytes: int) -> int:
-    """x^(8 * nbytes) modulo the Castagnoli polynomial."""
+def _shift(nbytes: int, polynomial: int) -> int:
+    """x^(8 * nbytes) modulo the polynomial."""
     if nbytes == 0:
         return _ONE
-    half = _shift(nbytes // 2)
-    square = _multiply(half, half)
-    return _multiply(square, _ONE >> 8) if nbytes % 2 else square
+    half = _shift(nbytes // 2, polynomial)
+    square = _multiply(half, half, polynomial)
+    return _multiply(square, _ONE >> 8, polynomial) if nbytes % 2 else square

@@ -93,8 +93,8 @@ def _copy(leaves: Iterable[Any], places: Iterable[_Array]) -> list[Callable[[], 
                 place[...] = leaf
             elif (wait := arrays.stage(leaf, place)) is not None:
                 unfinished.append(wait)
-    except BaseException:
-        for wait in unfinished:  # a device must not write into what is used for something else
+    except BaseException:  # whatever it is, a device must not write into what is used for something else
+        for wait in unfinished:
             wait()
         raise
     return unfinished

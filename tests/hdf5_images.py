@@ -3,10 +3,7 @@
 import io
 import itertools
 import struct
-import time
-import tracemalloc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import h5py
@@ -25,19 +22,6 @@ SCALAR = struct.pack("<BBB5x", 1, 0, 0)
 
 def parsed(data: bytes) -> Tree:
     return parse(Reader.of_bytes(data), ORIGIN)
-
-
-@contextmanager
-def cheap(seconds: float = 5.0, nbytes: int = 64 << 20) -> Iterator[None]:
-    """What happens inside is quick and small; tracing makes it several times slower than it is."""
-    tracemalloc.start()
-    started = time.process_time()
-    try:
-        yield
-        assert time.process_time() - started < seconds
-        assert tracemalloc.get_traced_memory()[1] < nbytes
-    finally:
-        tracemalloc.stop()
 
 
 def message(kind: int, body: bytes, flags: int = 0) -> bytes:

@@ -1,10 +1,12 @@
+import zlib
+
 import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptmgr.checksum import combine, crc32, crc32c, joined
+from ckptmgr.checksum import combine, combine_crc32, crc32, crc32c, joined
 
 
 def straightforward(data: bytes, polynomial: int) -> int:
@@ -60,3 +62,8 @@ def test_arrays_are_buffers_of_their_bytes(dtype: np.dtype) -> None:
 def test_memory_in_another_order_is_refused() -> None:
     with pytest.raises(ValueError, match="contiguous"):
         crc32c(np.zeros((4, 4))[:, ::2])
+
+
+@given(st.binary(max_size=300), st.binary(max_size=300))
+def test_values_of_zip_join_likewise(first: bytes, second: bytes) -> None:
+    assert combine_crc32(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(first + second)

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from ckptmgr.backend import Digests, Late, Part
+from ckptmgr.backend import Digests, Late, Part, combine_crc32
 
 _Files: TypeAlias = Mapping[str, Digests]
 Pieces: TypeAlias = tuple[bytes | Part | Late, ...]
@@ -24,8 +24,6 @@ _EPOCH = 1 << 5 | 1  # 1980-01-01, as Python's zipfile writes where it knows no 
 _MODE = 0o600 << 16
 _FULL, _SHORT_FULL = 0xFFFFFFFF, 0xFFFF
 _PADDING = 0xD935  # the extra field that zipalign pads with
-_POLYNOMIAL = 0xEDB88320  # bit 31 is x^0
-_ONE = 1 << 31
 
 
 class Member(NamedTuple):
@@ -84,32 +82,6 @@ def archive(file: str, members: Iterable[Member], *, align: int) -> Pieces:
     return (*pieces, Late(_directory_nbytes(placed, offset), directory))
 
 
-def combine32(first: int, second: int, second_nbytes: int) -> int:
-    """The crc32 of two runs of bytes, one after the other, from the values of each, as zlib's `crc32_combine`."""
-    return _multiply(_shift(second_nbytes), first) ^ second
-
-
-def _multiply(a: int, b: int) -> int:
-    """a(x) * b(x) modulo the polynomial of zip."""
-    product = 0
-    while a:
-        if a & _ONE:
-            product ^= b
-        a = a << 1 & _FULL
-        b = b >> 1 ^ (_POLYNOMIAL if b & 1 else 0)
-    return product
-
-
-@functools.lru_cache(maxsize=4096)
-def _shift(nbytes: int) -> int:
-    """x^(8 * nbytes) modulo the polynomial of zip."""
-    if nbytes == 0:
-        return _ONE
-    half = _shift(nbytes // 2)
-    square = _multiply(half, half)
-    return _multiply(square, _ONE >> 8) if nbytes % 2 else square
-
-
 def _name(name: str, taken: Collection[bytes]) -> bytes:
     try:
         raw = name.encode()
@@ -154,7 +126,7 @@ def _descriptor(file: str, place: _Placed, digests: _Files) -> bytes:
 def _crc(file: str, place: _Placed, digests: _Files) -> int:
     value = 0
     for crc, nbytes in zip(digests[file]["crc32"][place.pieces], place.sizes, strict=True):
-        value = combine32(value, crc, nbytes) if value else crc
+        value = combine_crc32(value, crc, nbytes) if value else crc
     return value
 
 

@@ -264,7 +264,7 @@ class FilesystemStore:
             for piece in pieces:
                 file.write(piece)
             file.close()
-        except BaseException:
+        except BaseException:  # whatever it is, no unfinished upload must stay
             with suppress(OSError, *client.errors):  # it may be completed all the same, or gone
                 client.discard(file)
             raise
@@ -277,7 +277,7 @@ class FilesystemStore:
                 fs.makedirs(path.rpartition("/")[0], exist_ok=True)
             self._write(temporary, pieces)
             self._rename(temporary, path)
-        except BaseException:
+        except BaseException:  # whatever it is, no temporary file must stay
             with suppress(OSError, NotImplementedError):
                 fs.rm_file(temporary)
             raise

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from hdf5_images import cheap
+from bounds import cheap
 from keras_files import GOLDEN, archive, model, numbered, opened
 
 from ckptmgr.backend import Folder

@@ -8,7 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from hdf5_images import cheap
+from bounds import cheap
 
 import ckptmgr
 from ckptmgr.errors import CorruptCheckpointError

@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from hdf5_images import cheap
+from bounds import cheap
 from keras_files import archive, h5, legacy, model, numbered, opened
 
 from ckptmgr.errors import CheckpointError, CorruptCheckpointError, UnsafeCheckpointError

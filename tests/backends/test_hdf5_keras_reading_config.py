@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hdf5_images import cheap
+from bounds import cheap
 from keras_files import GOLDEN, archive, h5, numbered, opened
 
 from ckptmgr.errors import CorruptCheckpointError

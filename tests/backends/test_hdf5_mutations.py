@@ -10,7 +10,7 @@ import h5py
 import ml_dtypes
 import numpy as np
 import pytest
-from hdf5_images import cheap
+from bounds import cheap
 
 import ckptmgr
 from ckptmgr.errors import CheckpointError

@@ -7,7 +7,8 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from hdf5_images import ATTRIBUTE, CONTINUATION, INT8, SCALAR, TEXT, Image, attribute, cheap, global_heap, header, message, parsed
+from bounds import cheap
+from hdf5_images import ATTRIBUTE, CONTINUATION, INT8, SCALAR, TEXT, Image, attribute, global_heap, header, message, parsed
 
 from ckptmgr.errors import CorruptCheckpointError
 from ckptmgr_hdf5.parsing import Unknown

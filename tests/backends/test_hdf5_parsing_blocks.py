@@ -6,7 +6,8 @@ import random
 import h5py
 import numpy as np
 import pytest
-from hdf5_images import ORIGIN, Image, cheap, dataset
+from bounds import cheap
+from hdf5_images import ORIGIN, Image, dataset
 from stores import MemoryStore
 
 from ckptmgr.backend import Folder

@@ -3,37 +3,11 @@
 import struct
 
 import pytest
-from hdf5_images import (
-    INT8,
-    LAYOUT,
-    SYMBOLS,
-    UNDEFINED,
-    Image,
-    attribute,
-    cheap,
-    contiguous,
-    header,
-    message,
-    parsed,
-    shape,
-)
+from hdf5_images import INT8, LAYOUT, SYMBOLS, UNDEFINED, Image, attribute, contiguous, header, message, parsed, shape
+from hdf5_refused import x_is
 
 from ckptmgr.errors import CorruptCheckpointError
 from ckptmgr_hdf5.parsing import Dataset, Unknown
-
-
-def refused(image: Image, root: int, problem: str, path: str | None, leaf_k: int = 4) -> None:
-    """The file is refused for that, naming the object, cheaply."""
-    data = image.finished(root, leaf_k)
-    with cheap(), pytest.raises(CorruptCheckpointError, match=problem) as caught:
-        parsed(data)
-    assert (caught.value.file, caught.value.tensor) == ("x.h5", path)
-    assert "run/x.h5" in str(caught.value)
-
-
-def x_is(messages: list[bytes], problem: str) -> None:
-    image = Image()
-    refused(image, image.group([b"x"], [image.put(header(*messages))]), problem, "/x")
 
 
 @pytest.mark.parametrize("address", [1 << 20, 1 << 63, UNDEFINED - 1])

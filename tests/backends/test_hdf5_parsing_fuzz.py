@@ -7,7 +7,8 @@ import h5py
 import hdf5_oracle
 import numpy as np
 import pytest
-from hdf5_images import Image, cheap, dataset, parsed, written
+from bounds import cheap
+from hdf5_images import Image, dataset, parsed, written
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -3,12 +3,12 @@
 import struct
 
 import pytest
+from bounds import cheap
 from hdf5_images import (
     CONTINUATION,
     INT8,
     UNDEFINED,
     Image,
-    cheap,
     contiguous,
     dataset,
     header,
@@ -20,23 +20,10 @@ from hdf5_images import (
     symbols,
     tree_node,
 )
+from hdf5_refused import refused, x_is
 
 from ckptmgr.errors import CorruptCheckpointError, UnsafeCheckpointError
 from ckptmgr_hdf5.parsing import Dataset, Unknown
-
-
-def refused(image: Image, root: int, problem: str, path: str | None, leaf_k: int = 4) -> None:
-    """The file is refused for that, naming the object, cheaply."""
-    data = image.finished(root, leaf_k)
-    with cheap(), pytest.raises(CorruptCheckpointError, match=problem) as caught:
-        parsed(data)
-    assert (caught.value.file, caught.value.tensor) == ("x.h5", path)
-    assert "run/x.h5" in str(caught.value)
-
-
-def x_is(messages: list[bytes], problem: str) -> None:
-    image = Image()
-    refused(image, image.group([b"x"], [image.put(header(*messages))]), problem, "/x")
 
 
 def test_a_file_by_hand_is_read() -> None:

@@ -5,7 +5,8 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from hdf5_images import ORIGIN, cheap, one, parsed, stored, written
+from bounds import cheap
+from hdf5_images import ORIGIN, one, parsed, stored, written
 
 from ckptmgr.errors import CorruptCheckpointError, UnsafeCheckpointError
 from ckptmgr_hdf5.parsing import Dataset, Group, Reader, Tree, Unknown, parse

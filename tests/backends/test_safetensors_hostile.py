@@ -1,15 +1,14 @@
 """Files that lie: each is refused by name, at once, and without taking memory."""
 
+import functools
 import json
 import os
 import sys
-import time
-import tracemalloc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bounds
 import pytest
 
 from ckptmgr.backend import Folder
@@ -35,19 +34,7 @@ def folder(tmp_path: Path) -> Folder:
     return Folder(PosixStore(tmp_path))
 
 
-@contextmanager
-def cheap(seconds: float = 5.0, nbytes: int = 8 << 20) -> Iterator[None]:
-    """What happens inside is quick and small."""
-    tracemalloc.start()
-    started = time.process_time()
-    try:
-        yield
-        assert time.process_time() - started < seconds
-        assert tracemalloc.get_traced_memory()[1] < nbytes
-    finally:
-        tracemalloc.stop()
-
-
+cheap = functools.partial(bounds.cheap, nbytes=8 << 20)
 BAD_FILES = {
     "nothing": (b"", "too few"),
     "no header": (b"\x08\x00", "too few"),

@@ -1,14 +1,15 @@
 """Bundles that lie or are damaged: refused by file and key, at once, without taking memory; and only what is damaged."""
 
+import functools
 import random
 import shutil
-import time
 import traceback
 import tracemalloc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import bounds
 import numpy as np
 import pytest
 from hypothesis import given
@@ -28,17 +29,7 @@ GOOD = build_entry(4, (2,), 0, 0, 2, crc32c(b"ab"))
 BROKEN = build_entry(0, (2,), 0, 0, 2, 0)  # of no dtype
 
 
-@contextmanager
-def cheap(seconds: float = 1.0, nbytes: int = 64 << 20) -> Iterator[None]:
-    """What happens inside is quick and small."""
-    tracemalloc.start()
-    started = time.process_time()
-    try:
-        yield
-        assert time.process_time() - started < seconds
-        assert tracemalloc.get_traced_memory()[1] < nbytes
-    finally:
-        tracemalloc.stop()
+cheap = functools.partial(bounds.cheap, seconds=1.0)
 
 
 def asks(bundle: Bundle) -> list[Callable[[str], object]]:
@@ -147,7 +138,7 @@ def test_a_place_beyond_the_file_is_refused_before_memory_is_taken(tmp_path: Pat
 def test_claims_of_billions_of_data_files_cost_nothing(tmp_path: Path) -> None:
     entry = build_entry(4, (2,), 2**31 - 2, 0, 2, 0)
 
-    with cheap(0.5, 1 << 20):
+    with cheap(seconds=0.5, nbytes=1 << 20):
         bundle = write(tmp_path, {b"a": entry}, {}, build_header(2**31 - 1))
 
     refused(bundle, "a", "missing", "x.data-2147483646-of-2147483647")

@@ -1,11 +1,7 @@
 """Object graphs that lie: refused by name or followed, at once and without taking memory."""
 
-import time
-import tracemalloc
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
+from bounds import cheap
 from hypothesis import example, given
 from hypothesis import strategies as st
 from object_graphs import ORIGIN, VALUE, graph_of, recorded
@@ -18,19 +14,6 @@ from ckptmgr_tf_bundle.graph import from_graph, from_keys
 GRAPHS = sorted({found.graph for found in recorded().values()}, key=len)[:4]
 KEYS = sorted({key for found in recorded().values() for key in found.keys})
 ONE = b"\x0a\x02w"  # the start of a child, cut short
-
-
-@contextmanager
-def cheap(seconds: float = 5.0, nbytes: int = 64 << 20) -> Iterator[None]:
-    """What happens inside is quick and small (five times what it takes: the machine may be busy, and tracing slows)."""
-    tracemalloc.start()
-    started = time.process_time()
-    try:
-        yield
-        assert time.process_time() - started < seconds
-        assert tracemalloc.get_traced_memory()[1] < nbytes
-    finally:
-        tracemalloc.stop()
 
 
 BAD_GRAPHS = {

@@ -1,10 +1,9 @@
 """Index files that lie: each is refused by name, at once, and without taking memory."""
 
+import functools
 import time
-import tracemalloc
-from collections.abc import Iterator
-from contextlib import contextmanager
 
+import bounds
 import cramjam
 import pytest
 
@@ -71,19 +70,7 @@ def one(*entries: bytes) -> bytes:
     return file(sealed(block(*entries)))
 
 
-@contextmanager
-def cheap(seconds: float = 1.0, nbytes: int = 64 << 20) -> Iterator[None]:
-    """What happens inside is quick and small."""
-    tracemalloc.start()
-    started = time.process_time()
-    try:
-        yield
-        assert time.process_time() - started < seconds
-        assert tracemalloc.get_traced_memory()[1] < nbytes
-    finally:
-        tracemalloc.stop()
-
-
+cheap = functools.partial(bounds.cheap, seconds=1.0)
 GOOD = one(HEADER)
 DATA = sealed(block(HEADER))
 GROWING = b"".join(entry(number, b"x") for number in range(0, 30_000))
@@ -162,7 +149,7 @@ def test_a_bad_index_is_refused(what: str) -> None:
     with pytest.raises(CorruptCheckpointError, match=problem) as error:
         decode(data, ORIGIN)
     assert time.process_time() - started < 1  # without tracing, which takes several times as long
-    with cheap(5), pytest.raises(CorruptCheckpointError, match=problem):
+    with cheap(seconds=5), pytest.raises(CorruptCheckpointError, match=problem):
         decode(data, ORIGIN)
 
     assert error.value.file == "model.index"
