@@ -4,10 +4,13 @@ fsspec has no conditions, and the three repeat a request whose answer was lost, 
 clients are asked here. Paths are without the bucket. All credentials are theirs.
 """
 
+import functools
+import json
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from errno import EACCES, EIO
@@ -18,12 +21,14 @@ from xml.etree import ElementTree
 import fsspec
 
 from ckptmgr.storage.clouds import Place, is_installed, module
-from ckptmgr.storage.store import Answer, Upload, Version
+from ckptmgr.storage.marking import bare
+from ckptmgr.storage.store import Answer, Marked, Upload, Version
 
 logger = logging.getLogger(__name__)
 _Answered: TypeAlias = tuple[int, Mapping[str, str], bytes]  # status, headers, body
 
 _TIMEOUT_S = 60.0
+_AT_ONCE = 12
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
 
 
@@ -37,8 +42,14 @@ class Client(Protocol):
     def read(self, path: str) -> tuple[bytes, Version] | None:
         """A small object and its version, which are of one moment."""
 
-    def send(self, path: str, data: bytes | None, version: Version | None) -> Answer:
-        """One conditional request: ``data`` None removes, ``version`` None is for what is not there."""
+    def send(self, path: str, data: bytes | None, version: Version | None) -> tuple[Answer, Version | None]:
+        """One conditional request: ``data`` None removes, ``version`` None is for what is not there. Tells the new version."""
+
+    def pages(self, prefix: str) -> Iterator[list[tuple[str, Marked]]]:
+        """All objects below a prefix, with a mark that is their version (see `bare`), a page of them for each request."""
+
+    def delete(self, paths: Sequence[str]) -> None:
+        """Deletes objects, many by one request where the service can; gone already is fine."""
 
     def uploads(self, prefix: str) -> list[Upload]:
         """Unfinished uploads below a prefix."""
@@ -85,7 +96,7 @@ class S3Client:
 
         return _unless_absent(self._told(self.fs, ask, path))
 
-    def send(self, path: str, data: bytes | None, version: Version | None) -> Answer:
+    def send(self, path: str, data: bytes | None, version: Version | None) -> tuple[Answer, Version | None]:
         condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
 
         async def ask() -> object:
@@ -94,8 +105,29 @@ class S3Client:
             _send_once(await client._endpoint.http_session._get_session(None))
             return await client.put_object(Bucket=self._bucket, Key=path, Body=data, **condition)
 
-        status, error = self._told(self._once, ask, path)
-        return _answer(status, error, path, is_made_here=version is None)
+        told, error = self._told(self._once, ask, path)
+        return _answer(told, error, path, is_made_here=version is None), None if error else told["ETag"]
+
+    def pages(self, prefix: str) -> Iterator[list[tuple[str, Marked]]]:
+        more: dict[str, str] = {}
+        while True:
+            page = self.fs.call_s3("list_objects_v2", Bucket=self._bucket, Prefix=prefix, **more)
+            yield [
+                (each["Key"], Marked(each["Size"], _whole(each["LastModified"]), bare(each["ETag"])))
+                for each in page.get("Contents", [])
+            ]
+            if not page.get("IsTruncated"):
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def delete(self, paths: Sequence[str]) -> None:
+        for some in _cut(paths, 1_000):
+            named = {"Objects": [{"Key": path} for path in some], "Quiet": True}
+            errors = self.fs.call_s3("delete_objects", Bucket=self._bucket, Delete=named).get("Errors")
+            if errors:
+                raise OSError(
+                    EIO, f"{len(errors)} objects cannot be deleted: {errors[0]}", f"s3://{self._bucket}/{errors[0]['Key']}"
+                )
 
     def uploads(self, prefix: str) -> list[Upload]:
         found: list[Upload] = []
@@ -148,7 +180,7 @@ class GcsClient:
             return _unless_absent((status, OSError(EIO, f"status {status}", path)))
         return body, headers["x-goog-generation"]
 
-    def send(self, path: str, data: bytes | None, version: Version | None) -> Answer:
+    def send(self, path: str, data: bytes | None, version: Version | None) -> tuple[Answer, Version | None]:
         condition = {"ifGenerationMatch": version or "0"}
         try:
             if data is None:
@@ -157,10 +189,31 @@ class GcsClient:
                 url = f"{self.fs._location}/upload/storage/v1/b/{quote(self._bucket, safe='')}/o"
                 status, _, body = self._ask("POST", url, {"uploadType": "media", "name": path, **condition}, data)
         except self._lost as error:
-            return _answer(0, error, path)
+            return _answer(0, error, path), None
         if status < 400:
-            return Answer.OK
-        return _answer(status, OSError(EIO, f"status {status}: {body[:200]!r}", path), path, is_made_here=version is None)
+            return Answer.OK, None if data is None else json.loads(body)["generation"]
+        return _answer(status, OSError(EIO, f"status {status}: {body[:200]!r}", path), path, is_made_here=version is None), None
+
+    def pages(self, prefix: str) -> Iterator[list[tuple[str, Marked]]]:
+        query = {"prefix": prefix, "maxResults": 1_000, "fields": "nextPageToken,items(name,size,updated,generation)"}
+        while True:
+            page = self.fs.call("GET", "b/{}/o", self._bucket, json_out=True, **query)
+            yield [
+                (each["name"], Marked(int(each["size"]), _whole(datetime.fromisoformat(each["updated"])), each["generation"]))
+                for each in page.get("items", [])
+            ]
+            if not page.get("nextPageToken"):
+                return
+            query["pageToken"] = page["nextPageToken"]
+
+    def delete(self, paths: Sequence[str]) -> None:
+        with ThreadPoolExecutor(_AT_ONCE) as pool:  # a batch of Google's would be counted as so many requests all the same
+            for deleted in [pool.submit(self._delete, path) for path in paths]:
+                deleted.result()
+
+    def _delete(self, path: str) -> None:
+        with suppress(FileNotFoundError):
+            self.fs.rm_file(f"{self._bucket}/{path}")
 
     def uploads(self, prefix: str) -> list[Upload]:
         url = f"{self.fs._location}/{quote(self._bucket, safe='')}"
@@ -223,7 +276,7 @@ class AzureClient:
 
         return _unless_absent(self._told(ask))
 
-    def send(self, path: str, data: bytes | None, version: Version | None) -> Answer:
+    def send(self, path: str, data: bytes | None, version: Version | None) -> tuple[Answer, Version | None]:
         condition = {} if version is None else {"etag": version, "match_condition": self._match.IfNotModified}
         transport = self.fs.service_client._pipeline._transport
 
@@ -235,8 +288,30 @@ class AzureClient:
                     return await blob.delete_blob(**condition, retry_total=0)
                 return await blob.upload_blob(data, overwrite=version is not None, **condition, retry_total=0)
 
-        status, error = self._told(ask)
-        return _answer(status, error, path, is_made_here=version is None)
+        told, error = self._told(ask)
+        return _answer(told, error, path, is_made_here=version is None), None if error or data is None else told["etag"]
+
+    def pages(self, prefix: str) -> Iterator[list[tuple[str, Marked]]]:
+        found = self._container().list_blobs(name_starts_with=prefix, results_per_page=5_000).by_page()
+
+        async def ask() -> list[Any] | None:
+            try:
+                return [blob async for blob in await anext(found)]
+            except StopAsyncIteration:
+                return None
+
+        while (page := _sync(self.fs.loop, ask)) is not None:
+            yield [(blob.name, Marked(blob.size, _whole(blob.last_modified), bare(blob.etag))) for blob in page]
+
+    def delete(self, paths: Sequence[str]) -> None:
+        async def ask(some: Sequence[str]) -> None:
+            answers = await self._container().delete_blobs(*some, raise_on_any_failure=False)
+            async for answer in answers:
+                if answer.status_code >= 400 and answer.status_code != 404:
+                    raise OSError(EIO, f"status {answer.status_code}", f"{self._bucket}: one of {some[0]} ...")
+
+        for some in _cut(paths, 256):
+            _sync(self.fs.loop, functools.partial(ask, some))
 
     def uploads(self, prefix: str) -> list[Upload]:
         return []  # blocks that are never committed go by themselves after a week, and cannot be listed
@@ -246,6 +321,9 @@ class AzureClient:
 
     def discard(self, file: Any) -> None:
         file.closed = True
+
+    def _container(self) -> Any:
+        return self.fs.service_client.get_container_client(self._bucket)
 
     def _blob(self, path: str) -> Any:
         return self.fs.service_client.get_blob_client(self._bucket, path)
@@ -274,6 +352,14 @@ def _sync(loop: Any, ask: Callable[[], Any]) -> Any:
 def _send_once(session: Any) -> None:
     """Keeps aiohttp from sending a PUT or DELETE again over a new connection when one breaks: there is no public switch."""
     session._retry_connection = False
+
+
+def _whole(moment: datetime) -> float:
+    return float(int(moment.timestamp()))
+
+
+def _cut(paths: Sequence[str], most: int) -> Iterator[Sequence[str]]:
+    return (paths[at : at + most] for at in range(0, len(paths), most))
 
 
 def _unless_absent(told: tuple[Any, BaseException | None]) -> tuple[bytes, Version] | None:

@@ -24,8 +24,9 @@ from ckptmgr.storage import clouds, weak
 from ckptmgr.storage.blockfile import open_blocks
 from ckptmgr.storage.clients import Client, client_of, has_client
 from ckptmgr.storage.folders import names_of, names_of_prefix
+from ckptmgr.storage.marking import bare, gathered
 from ckptmgr.storage.pieces import Pieces, Places
-from ckptmgr.storage.store import Answer, Buffer, Head, Listing, Stored, Upload, Version
+from ckptmgr.storage.store import Answer, Buffer, Head, Listing, Marked, Stored, Upload, Version
 
 _MIB = 1 << 20
 _WINDOW_NBYTES = 4 * _MIB
@@ -88,22 +89,43 @@ class FilesystemStore:
 
     def create(self, key: str, data: bytes) -> Answer:
         """See `Store.create`."""
-        return self._change(key, data, None)
+        return self.change(key, data, None)[0]
 
     def replace(self, key: str, data: bytes, version: Version) -> Answer:
         """See `Store.replace`."""
-        return self._change(key, data, version)
+        return self.change(key, data, version)[0]
 
     def remove(self, key: str, version: Version) -> Answer:
         """See `Store.remove`."""
-        return self._change(key, None, version)
+        return self._change(key, None, version)[0]
 
-    def send(self, key: str, data: bytes | None, version: Version | None) -> Answer:
+    def change(self, key: str, data: bytes, version: Version | None) -> tuple[Answer, Version | None]:
+        """See `MarkingStore.change`."""
+        return self._change(key, data, version)
+
+    def mark(self, version: Version) -> str | None:
+        """See `MarkingStore.mark`: the ETag or generation, in the clouds."""
+        return bare(version) if isinstance(version, str) and self._client is not None else None
+
+    def below(self, prefix: str, *, most: int) -> Mapping[str, Marked] | None:
+        """See `MarkingStore.below`; only in the clouds."""
+        names_of_prefix(prefix)
+        if self._client is None:
+            return None
+        where = self._key("") + prefix
+        with self._asking(prefix):
+            pages = self._client.pages(where)
+            return gathered(([(name.removeprefix(where), file) for name, file in page] for page in pages), most)
+
+    def send(self, key: str, data: bytes, version: Version | None) -> Answer:
         """One conditional request, as it is; see `weak.Conditional`. Raises NotImplementedError where there is no such."""
+        return self._send(key, data, version)[0]
+
+    def _send(self, key: str, data: bytes | None, version: Version | None) -> tuple[Answer, Version | None]:
         if self._client is None:
             raise NotImplementedError("this file system has no conditions")
         if version is not None and not isinstance(version, str):
-            return Answer.NO
+            return Answer.NO, None
         return self._client.send(self._key(key), data, version)
 
     def read(self, key: str) -> tuple[bytes, Version] | None:
@@ -162,16 +184,20 @@ class FilesystemStore:
         return Listing(files, tuple(folders))
 
     def delete(self, keys: Iterable[str]) -> None:
-        """See `Store.delete`."""
+        """See `Store.delete`; in the clouds many by one request, where the service can."""
+        if self._client is not None:
+            paths = [self._key(key) for key in keys if not key.endswith("/")]
+            with self._asking(""):
+                self._client.delete(paths)
+            return
         above = set()
         for key in keys:
             if not key.endswith("/"):
                 with suppress(FileNotFoundError), self._asking(key):
                     self._fs.rm_file(self._path(key))
             above.add(key.rstrip("/").rpartition("/")[0] if not key.endswith("/") else key.rstrip("/"))
-        if self._client is None:
-            for folder in above:
-                self._prune(folder)
+        for folder in above:
+            self._prune(folder)
 
     def uploads(self, prefix: str) -> Sequence[Upload]:
         """See `Store.uploads`."""
@@ -246,18 +272,21 @@ class FilesystemStore:
         assert self._place is not None
         return self._place.prefix + ("/".join(names_of(key)) if key else "")
 
-    def _change(self, key: str, data: bytes | None, version: Version | None) -> Answer:
+    def _change(self, key: str, data: bytes | None, version: Version | None) -> tuple[Answer, Version | None]:
         if not self._is_tried:
             self.is_weak = not weak.honours(self, self.url)
             self._is_tried = True
         if not self.is_weak and self._client is not None:
-            return self.send(key, data, version)
+            return self._send(key, data, version)
         change = (lambda: self.put(key, [[data]], len(data))) if data is not None else (lambda: self.delete([key]))
-        return weak.check_then(self, key, version, change)
+        return weak.check_then(self, key, version, change), None
 
     def _upload(self, path: str, pieces: Pieces, nbytes: int) -> None:
         client = self._client
         assert client is not None
+        if nbytes <= _BLOCK_NBYTES:  # one request, where a file that is opened may take two
+            client.fs.pipe_file(path, b"".join(pieces))
+            return
         block = max(_BLOCK_NBYTES, -(-nbytes // _MOST_PARTS // _MIB) * _MIB)
         file = client.fs.open(path, "wb", block_size=block)
         try:

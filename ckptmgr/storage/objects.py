@@ -29,8 +29,9 @@ from ckptmgr.storage.asking import REFUSED, again, asking, names_bucket, obstore
 from ckptmgr.storage.blockfile import open_blocks
 from ckptmgr.storage.clients import Client, client_of, has_client
 from ckptmgr.storage.folders import names_of, names_of_prefix
+from ckptmgr.storage.marking import bare, gathered
 from ckptmgr.storage.pieces import Pieces, Places, Taken, feed
-from ckptmgr.storage.store import Answer, Buffer, Head, Listing, Stored, Upload, Version
+from ckptmgr.storage.store import Answer, Buffer, Head, Listing, Marked, Stored, Upload, Version
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ _MOST_PART_NBYTES = 5 << 30
 _IN_FLIGHT_NBYTES = 128 * _MIB  # of one upload; they are the arrays' own memory and not copies
 _SMALL_NBYTES = 256 * _MIB  # `read` is for records
 _CHUNK_NBYTES = 1 * _MIB  # of a read on its way to its place
+_PAGE = 1_000  # objects in an answer, or in a request
+_BATCH = 256  # requests in one of Azure
 _CLOCK_S = 10.0
 _TICK_S = 2.0  # of clocks that tell whole seconds
 
@@ -92,38 +95,52 @@ class ObjectStore:
 
     def create(self, key: str, data: bytes) -> Answer:
         """See `Store.create`."""
-        return self._change(key, data, None)
+        return self.change(key, data, None)[0]
 
     def replace(self, key: str, data: bytes, version: Version) -> Answer:
         """See `Store.replace`. A version is the object's ETag or generation."""
-        return self._change(key, data, version) if isinstance(version, _Version) else Answer.NO
+        return self.change(key, data, version)[0] if isinstance(version, _Version) else Answer.NO
 
     def remove(self, key: str, version: Version) -> Answer:
         """See `Store.remove`. Only where `has_remove`."""
-        return self._change(key, None, version) if isinstance(version, _Version) else Answer.NO
-
-    def send(self, key: str, data: bytes | None, version: Version | None) -> Answer:
-        """One conditional request, as it is; see `weak.Conditional`."""
-        if data is None:
+        if not isinstance(version, _Version):
+            return Answer.NO
+        if self._is_conditional():
             helper = self._helper()
             assert helper is not None
-            assert isinstance(version, _Version)
-            return helper.send(self._path(key), None, version.version or version.e_tag)
+            return helper.send(self._path(key), None, version.version or version.e_tag)[0]
+        return weak.check_then(self, key, version, lambda: self.delete([key]))
+
+    def change(self, key: str, data: bytes, version: Version | None) -> tuple[Answer, Version | None]:
+        """See `MarkingStore.change`."""
+        if self._is_conditional():
+            return self._send(key, data, version)
+        return weak.check_then(self, key, version, lambda: self.put(key, [[data]], len(data))), None
+
+    def mark(self, version: Version) -> str | None:
+        """See `MarkingStore.mark`: the ETag."""
+        return bare(version.e_tag) if isinstance(version, _Version) else None
+
+    def send(self, key: str, data: bytes, version: Version | None) -> Answer:
+        """One conditional request, as it is; see `weak.Conditional`."""
+        return self._send(key, data, version)[0]
+
+    def _send(self, key: str, data: bytes, version: Version | None) -> tuple[Answer, _Version | None]:
         known = {name: value for name, value in (version or _Version(None, None))._asdict().items() if value}  # type: ignore[attr-defined]
         errors = self._obstore.exceptions
         try:
-            self._obstore.put(self._client(is_once=True), self._path(key), data, mode=known or "create")
+            made = self._obstore.put(self._client(is_once=True), self._path(key), data, mode=known or "create")
         except (errors.AlreadyExistsError, errors.PreconditionError):
-            return Answer.NO
+            return Answer.NO, None
         except (errors.BaseError, FileNotFoundError) as error:
             said = told(error, self.location(key))
             if isinstance(said, FileNotFoundError) and known and not names_bucket(error):
-                return Answer.NO
+                return Answer.NO, None
             if status(error) in REFUSED or isinstance(said, FileNotFoundError | PermissionError):
                 raise said from error
             logger.warning("it is not known whether a change was made: %s", said)
-            return Answer.LOST
-        return Answer.OK
+            return Answer.LOST, None
+        return Answer.OK, _Version(made["e_tag"], made["version"])
 
     def read(self, key: str) -> tuple[bytes, Version] | None:
         """See `Store.read`. Raises OSError (EFBIG) if the object is not small at all (256 MiB)."""
@@ -191,18 +208,29 @@ class ObjectStore:
         files = {name: _head(meta) for name, meta in sorted(names, key=lambda each: each[0]) if name and "/" not in name}
         return Listing(files, tuple(sorted(folder.removeprefix(where) for folder in found["common_prefixes"])))
 
+    def below(self, prefix: str, *, most: int) -> Mapping[str, Marked] | None:
+        """See `MarkingStore.below`; one request for each thousand files (Azure: five thousand)."""
+        names_of_prefix(prefix)
+        where = self._prefix + prefix
+
+        def pages() -> Iterator[list[tuple[str, Marked]]]:
+            for page in self._obstore.list(self._client(), where or None, chunk_size=_PAGE):
+                yield [(meta["path"].removeprefix(where), _marked(meta)) for meta in page if meta["path"].startswith(where)]
+
+        return again(lambda: gathered(pages(), most), self.location(prefix))
+
     def delete(self, keys: Iterable[str]) -> None:
-        """See `Store.delete`; one request for many on S3, elsewhere one for each, several at once."""
+        """See `Store.delete`; one request for 1,000 on S3, for 256 on Azure, for each on Google, several at once."""
         paths = [self._path(key) for key in keys if not key.endswith("/")]
-        if not paths:
-            return
-        if self._cloud.kind == "S3Store":
-            self._delete(paths)
-            return
-        # Not all at once by obstore: at the first that is gone already it raises, while it still goes on with others.
-        with ThreadPoolExecutor(min(self.workers, len(paths))) as pool:
-            for deleted in [pool.submit(self._delete, [path]) for path in paths]:
-                deleted.result()
+        size = {"S3Store": _PAGE, "AzureStore": _BATCH}.get(self._cloud.kind, 1)
+        requests = [paths[at : at + size] for at in range(0, len(paths), size)]
+        # Each call one request: when obstore makes several it raises at the first that is gone already, and goes on with others.
+        if len(requests) == 1:
+            self._delete(requests[0])
+        elif requests:
+            with ThreadPoolExecutor(min(self.workers, len(requests))) as pool:
+                for deleted in [pool.submit(self._delete, each) for each in requests]:
+                    deleted.result()
 
     def _delete(self, paths: Sequence[str]) -> None:
         def ask() -> None:
@@ -210,6 +238,8 @@ class ObjectStore:
                 self._obstore.delete(self._client(), [*paths])
             except FileNotFoundError as error:
                 _raise_if_bucket(error)
+                for path in paths if len(paths) > 1 else ():  # it may hide what became of the others
+                    self._delete([path])
 
         again(ask, self.url)
 
@@ -248,14 +278,12 @@ class ObjectStore:
         """See `Store.location`: a URL."""
         return f"{self.url}/{key}" if key else self.url
 
-    def _change(self, key: str, data: bytes | None, version: Version | None) -> Answer:
+    def _is_conditional(self) -> bool:
+        """Whether conditions are honoured; tried before the first."""
         if not self._is_tried:
             self.is_weak = not self._honours()
             self._is_tried = True
-        if not self.is_weak:
-            return self.send(key, data, version)
-        change = (lambda: self.put(key, [[data]], len(data))) if data is not None else (lambda: self.delete([key]))
-        return weak.check_then(self, key, version, change)
+        return not self.is_weak
 
     def _upload(self, key: str, pieces: Pieces, nbytes: int, part: int) -> None:
         sizes = {"chunk_size": part, "max_concurrency": max(_IN_FLIGHT_NBYTES // part, 2)}
@@ -343,6 +371,10 @@ _without_checksums: set[str] = set()  # servers that refuse them
 
 def _head(meta: Mapping[str, Any]) -> Head:
     return Head(meta["size"], float(int(meta["last_modified"].timestamp())))
+
+
+def _marked(meta: Mapping[str, Any]) -> Marked:
+    return Marked(*_head(meta), bare(meta["e_tag"]))
 
 
 @contextmanager

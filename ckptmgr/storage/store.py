@@ -47,6 +47,14 @@ class Sight(NamedTuple):
     proof: Hashable | None
 
 
+class Marked(NamedTuple):
+    """A file in a listing: size, time as in `Head`, and its mark. Two puts of different bytes never have the same mark."""
+
+    nbytes: int
+    modified: float
+    mark: Hashable
+
+
 class Upload(NamedTuple):
     """An unfinished `put`, or a staged file: its key, the store's id of it, its last sign of life.
 
@@ -170,6 +178,27 @@ class RereadingStore(Store, Protocol):
         ``known`` has for each the last sight of that name, if any. If the file is proven to be the same still, that very
         object is given, and the file is not read.
         """
+
+
+@runtime_checkable
+class MarkingStore(Store, Protocol):
+    """A store whose listings tell which small files have changed, and whose puts tell the version of what they put.
+
+    A file that is listed with the mark of a version that was read before, or put, has those bytes: it need not be read.
+    """
+
+    def below(self, prefix: str, *, most: int) -> Mapping[str, Marked] | None:
+        """All files at any depth below ``prefix``, by their names relative to it, in their order.
+
+        None where that costs more than it tells: there are many, and more than ``most`` for each folder directly below. And
+        where the store has no marks, which may depend on its URL.
+        """
+
+    def mark(self, version: Version) -> Hashable:
+        """How a listing marks a file of that version; None where it does not."""
+
+    def change(self, key: str, data: bytes, version: Version | None) -> tuple[Answer, Version | None]:
+        """`Store.replace`, or `Store.create` for the version None; and the version of what is there now, if that is known."""
 
 
 @runtime_checkable

@@ -23,11 +23,11 @@ _warned: set[str] = set()
 
 
 class Conditional(Protocol):
-    """A store, and its conditional request as it is: ``data`` None removes, ``version`` None is for what is not there."""
+    """A store, and its conditional put as it is: ``version`` None is for what is not there."""
 
     def read(self, key: str) -> tuple[bytes, Version] | None: ...
     def delete(self, keys: list[str]) -> None: ...
-    def send(self, key: str, data: bytes | None, version: Version | None) -> Answer: ...
+    def send(self, key: str, data: bytes, version: Version | None) -> Answer: ...
 
 
 def honours(store: Conditional, root: str) -> bool:
