@@ -11,8 +11,9 @@ is no longer named can never be named again, so anybody may delete its files.
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from ckptmgr.deleting import delete_committed, delete_files, delete_keys
 from ckptmgr.errors import (
     CommitUnknownError,
     CorruptCheckpointError,
@@ -25,6 +26,7 @@ from ckptmgr.ledger import (
     Found,
     Unreadable,
     change,
+    changed,
     gave_up,
     largest_sequence,
     look,
@@ -35,7 +37,7 @@ from ckptmgr.manifest import MANIFEST, Manifest, folder_name, new_attempt, this_
 from ckptmgr.naming import StepNaming
 from ckptmgr.record import Claim, Hold, Record, decode, encode
 from ckptmgr.step import JSON, StepInfo
-from ckptmgr.storage import Answer, Folder, Head
+from ckptmgr.storage import Answer, Folder
 
 logger = logging.getLogger(__name__)
 _RELEASES = 8  # tries to take out a hold, before it is left to sweep
@@ -50,18 +52,22 @@ def begin(root: Folder, name: str, step: int, *, overwrite: bool, writer: Mappin
         CorruptCheckpointError: its record cannot be decoded, and is not to be overwritten.
         FormatVersionError: its record was written by a newer ckptmgr.
     """
-    me = new_attempt()
+    me, is_free = new_attempt(), not overwrite
     for number in tries():
-        found = look(root, name, step)  # 4.1
+        # To create it is to have read that there is none; whether there is, the store says for the same request.
+        found = None if is_free and number == 1 else look(root, name, step)  # 4.1
         record = _claimable(root, found, overwrite=overwrite)
         claim = record.claim  # 4.2
         if claim and claim.attempt == me:  # by a try whose answer was lost
-            return Attempt(root, name, step, claim, overwrite)
+            return Attempt(root, name, step, claim, overwrite, found if isinstance(found, Found) else None)
         mine = Claim(me, number, this_writer() if writer is None else writer)
-        if change(root.folder(name), found, record.renewed(claim=mine)) is Answer.OK:
+        claimed = record.renewed(claim=mine)
+        answer, sight = changed(root.folder(name), found, claimed)
+        if answer is Answer.OK:
             if claim:
                 logger.info("took step %d in %r over from %s", step, root.location(name), _told(claim.writer))
-            return Attempt(root, name, step, mine, overwrite)
+            made = Found(name, step, claimed, sight.version, sight.data) if sight else None
+            return Attempt(root, name, step, mine, overwrite, made)
     raise gave_up(root, name, "claimed")
 
 
@@ -74,6 +80,7 @@ class Attempt:
     step: int
     claim: Claim
     overwrite: bool
+    found: Found | None = field(default=None, repr=False)  # the record with the claim, where the store has told its version
 
     @property
     def attempt(self) -> str:
@@ -116,7 +123,7 @@ class Attempt:
         replaced = before.manifest
         if replaced and replaced.attempt not in after.named:  # 4.7
             before_delete(replaced)
-            delete_files(self.root.folder(self.name), replaced.attempt)
+            delete_committed(self.root.folder(self.name), replaced)
         if replaced:
             release(self.root, replaced)
         return manifest.info(after.pins, name=self.name, path=self.folder.location())
@@ -153,7 +160,7 @@ class Attempt:
     def _replace_claim(self, manifest: Manifest, instead_of: str | None) -> tuple[Record, Record]:
         """4.6: the record with my claim, and the one with my manifest that has replaced it."""
         before, doubtful = Record(), False
-        found = read_record(self.root, self.name, self.step)
+        found = self.found or read_record(self.root, self.name, self.step)
         for _ in tries():
             record = found.record if found else Record()
             if record.manifest and record.manifest.attempt == self.attempt:
@@ -215,17 +222,18 @@ class Attempt:
         return CommitUnknownError(f"{text}: it may or may not be committed; look for it before saving it again", step=self.step)
 
 
-def delete(root: Folder, name: str, step: int, *, corrupt_ok: bool = False) -> bool:
+def delete(root: Folder, name: str, step: int, *, corrupt_ok: bool = False, found: Found | Unreadable | None = None) -> bool:
     """Takes the step's manifest out of its record, then deletes its files. False if there was no such step.
 
-    With ``corrupt_ok`` a record that cannot be decoded is removed too, and its files are left to sweep.
+    With ``corrupt_ok`` a record that cannot be decoded is removed too, and its files are left to sweep. ``found`` is the
+    record as it has just been read, if it has been.
 
     Raises:
         CorruptCheckpointError, FormatVersionError: the record cannot be decoded; nothing was changed.
     """
     existed = False
-    for _ in tries():  # 5.2
-        found = look(root, name, step)
+    for number in tries():  # 5.2
+        found = found if found and number == 1 else look(root, name, step)
         if isinstance(found, Unreadable):
             if not corrupt_ok:
                 raise _advised(found)
@@ -245,24 +253,31 @@ def collect(root: Folder, victims: Iterable[Found]) -> list[Found]:
 
     A record that has changed since, or whose change got no definite answer, is left for the next time.
     """
-    return [found for found in victims if drop(root, found) is Answer.OK]  # 5.3
+    dead: list[str] = []
+    try:
+        return [found for found in victims if drop(root, found, later=dead) is Answer.OK]  # 5.3
+    finally:
+        delete_keys(root, dead)  # of all at once, where a store has a request for that
 
 
-def drop(root: Folder, found: Found) -> Answer:
-    """Takes the manifest out of exactly this version of the record, and only after a definite ok deletes its files."""
+def drop(root: Folder, found: Found, *, later: list[str] | None = None) -> Answer:
+    """Takes the manifest out of exactly this version of the record, and only after a definite ok deletes its files.
+
+    Those that may go at any time after this are put into ``later``, if that is given.
+    """
     folder, manifest = root.folder(found.name), found.record.manifest
     after = found.record.renewed(manifest=None, pins=frozenset())
     answer = change(folder, found, after)
     if manifest and answer is Answer.OK:
         logger.info("deleted step %d (sequence %d) in %r", found.step, manifest.sequence, folder.location())
         if manifest.attempt not in after.named:
-            delete_files(folder, manifest.attempt)
+            delete_committed(folder, manifest, later=later)
         release(root, manifest)
     return answer
 
 
-def pin(root: Folder, name: str, step: int, pin: str) -> None:
-    """Adds a pin. Once this returns, no retention that has not seen it removes the step.
+def pin(root: Folder, name: str, step: int, pin: str, *, found: Found | None = None) -> None:
+    """Adds a pin. Once this returns, no retention that has not seen it removes the step. ``found`` is as for `delete`.
 
     Raises:
         StepNotFoundError: no such step.
@@ -270,12 +285,12 @@ def pin(root: Folder, name: str, step: int, pin: str) -> None:
     """
     if not pin or not pin.isprintable() or len(pin) > 255:
         raise ValueError(f"a pin needs a name of 1 to 255 characters that can be shown, not {pin!r}")
-    _change_pins(root, name, step, lambda pins: pins | {pin})
+    _change_pins(root, name, step, lambda pins: pins | {pin}, found)
 
 
-def unpin(root: Folder, name: str, step: int, pin: str) -> None:
+def unpin(root: Folder, name: str, step: int, pin: str, *, found: Found | None = None) -> None:
     """Takes a pin out; one that is not there is fine. Raises StepNotFoundError."""
-    _change_pins(root, name, step, lambda pins: pins - {pin})
+    _change_pins(root, name, step, lambda pins: pins - {pin}, found)
 
 
 def hold(root: Folder, name: str, step: int, attempt: str, by: Attempt) -> bool:
@@ -326,22 +341,6 @@ def _held(record: Record) -> set[str]:
     return own | {hold.attempt for hold in record.holds}
 
 
-def files_below(folder: Folder) -> dict[str, Head]:
-    """All files at any depth, by their names relative to the folder."""
-    listing = folder.list()
-    below = {f"{name}/{file}": head for name in listing.folders for file, head in files_below(folder.folder(name)).items()}
-    return {**listing.files, **below}
-
-
-def delete_files(folder: Folder, attempt: str) -> None:
-    """Deletes the files of an attempt of this step that is no longer named. What cannot be deleted is left to sweep."""
-    place = folder.folder(folder_name(attempt))
-    try:
-        place.delete([*files_below(place), ""])  # and the folder, which may have been empty already
-    except OSError as error:  # the step is gone or replaced all the same
-        logger.warning("files in %r are left to sweep: %s", place.location(), error)
-
-
 def _claimable(root: Folder, found: Found | Unreadable | None, *, overwrite: bool) -> Record:
     """The record that a new claim goes into. Raises if the step must not be saved."""
     if isinstance(found, Unreadable):
@@ -365,9 +364,11 @@ def _remove_unreadable(root: Folder, found: Unreadable) -> Answer:
     return answer
 
 
-def _change_pins(root: Folder, name: str, step: int, edit: Callable[[frozenset[str]], frozenset[str]]) -> None:
-    for _ in tries():  # 5.4
-        found = read_record(root, name, step)
+def _change_pins(
+    root: Folder, name: str, step: int, edit: Callable[[frozenset[str]], frozenset[str]], known: Found | None
+) -> None:
+    for number in tries():  # 5.4
+        found = known if known and number == 1 else read_record(root, name, step)
         if found is None or found.record.manifest is None:
             raise StepNotFoundError(f"step {step} is not in {root.location(name)!r}: it was never saved, or deleted", step=step)
         pins = edit(found.record.pins)

@@ -24,7 +24,7 @@ from ckptmgr.errors import (
     shown,
 )
 from ckptmgr.foreign import Foreign
-from ckptmgr.ledger import Found, Unreadable, check, read_record, snapshot
+from ckptmgr.ledger import Found, Unreadable, check, look, read_record, snapshot
 from ckptmgr.manifest import MANIFEST, TREE, Manifest, folder_name
 from ckptmgr.naming import StepNaming
 from ckptmgr.step import StepInfo
@@ -142,9 +142,10 @@ class Run:
                 text = f"step {step} is there already, as {self.folder.location(found.stem)!r} of another tool"
                 raise StepExistsError(f"{text}: adopt it, pass overwrite=True, or save another step", step=step)
 
-    def names(self, step: int) -> list[str]:
-        """All folders whose names are that step's: more than one if somebody copied or renamed one."""
-        return [name for name in self.folder.list().folders if self.naming.parse(name) == step]
+    def look(self, step: int) -> list[Found | Unreadable]:
+        """The records in all folders whose names are that step's: more than one if somebody copied or renamed one."""
+        names = [name for name in self.folder.list().folders if self.naming.parse(name) == step]
+        return [found for name in names if (found := look(self.folder, name, step))]
 
     def find(self, step: int) -> Known:
         """One step, of ours or of another tool.
@@ -153,6 +154,8 @@ class Run:
             StepNotFoundError: there is none; the message lists steps that are there.
             CorruptCheckpointError: its record is damaged.
         """
+        if own := self._own(step):
+            return own
         steps = self.steps()
         for known in steps.known:
             if known.info.step == step:
@@ -162,11 +165,19 @@ class Run:
                 raise entry.error
         raise self.not_found(step, steps)
 
+    def _own(self, step: int) -> Committed | None:
+        """One committed step, by its own record: no other is read. None also if a record of that step is damaged."""
+        looked = self.look(step)
+        found = [self._made_of(each, None) for each in looked if isinstance(each, Found) and each.record.manifest]
+        is_sure = not any(isinstance(each, Unreadable) for each in looked)
+        return max(found, key=lambda known: known.info.order, default=None) if is_sure else None
+
     def find_own(self, step: int) -> Committed:
         """One committed step. Raises like `find`; StepNotFoundError also for a step of another tool."""
         known = self.find(step)
         if isinstance(known, Foreign):
             raise self.not_own(known)
+        check(self.folder, known.found)
         return known
 
     def not_found(self, step: int | None, steps: Steps) -> StepNotFoundError:
@@ -204,18 +215,19 @@ class Run:
         folder = files_of(self.folder, known.found.name, known.manifest)
         return open_managed(folder, known.manifest, known.info, verify=verify, is_current=is_current)
 
-    def with_step(self, step: int, verify: Verify, use: Callable[[Checkpoint], T]) -> T:
-        """What ``use`` makes of the step; if it is overwritten meanwhile, of the new attempt.
+    def with_step(self, step: int, verify: Verify, use: Callable[[Checkpoint], T], *, known: Known | None = None) -> T:
+        """What ``use`` makes of the step; if it is overwritten meanwhile, of the new attempt. ``known`` if it was just found.
 
         Raises:
             StepNotFoundError: no such step, or it was deleted meanwhile.
         """
+        known = known or self.find(step)
         while True:
-            known = self.find(step)
             try:
                 return self.use(known, verify, use)
             except StepNotFoundError:
-                if self.find(step).key == known.key:
+                before, known = known, self.find(step)
+                if before.key == known.key:
                     raise
 
     def with_newest(self, verify: Verify, use: Callable[[Checkpoint], T], *, stacklevel: int) -> tuple[T, list[Skipped]]:
@@ -275,16 +287,17 @@ class Run:
         Raises:
             StepNotFoundError: no such step.
         """
-        steps = self.steps()
+        own = None if step is None else self._own(step)
+        steps = Steps([own], [], [], {}) if own else self.steps()
         damaged = [entry for entry in steps.unreadable if step in (None, entry.step)]
-        chosen = [known.info.step for known in steps.known if step in (None, known.info.step)]
+        chosen = {known.info.step: known for known in steps.known if step in (None, known.info.step)}
         if step is not None and not chosen and not damaged:
             raise self.not_found(step, steps)
         seen = [entry.step for entry in damaged]
         problems = [(entry.step, Problem(MANIFEST, None, str(entry.error))) for entry in damaged]
-        for each in chosen:
+        for each, known in chosen.items():
             try:
-                found = self.with_step(each, verify, lambda it: it.verify(full=full, progress=progress))
+                found = self.with_step(each, verify, lambda it: it.verify(full=full, progress=progress), known=known)
             except CorruptCheckpointError as error:
                 found = [Problem(error.file or TREE, error.tensor, str(error))]
             except StepNotFoundError:

@@ -16,7 +16,7 @@ from ckptmgr.backend import Backend, RunFiles
 from ckptmgr.errors import BackendNotFoundError
 from ckptmgr.finding import Known, Run
 from ckptmgr.foreign import Foreign
-from ckptmgr.ledger import Found, look
+from ckptmgr.ledger import Found, Unreadable
 from ckptmgr.manifest import ASSET, TREE, Manifest, folder_name
 from ckptmgr.step import StepInfo
 
@@ -63,9 +63,8 @@ class Hints:
             yield
 
     @contextmanager
-    def deleting(self, step: int, names: Iterable[str]) -> Iterator[None]:
-        """Like `without`, for a step that is deleted from the folders of these names."""
-        found = [look(self.run.folder, name, step) for name in names]
+    def deleting(self, step: int, found: Iterable[Found | Unreadable]) -> Iterator[None]:
+        """Like `without`, for a step that has these records and is deleted."""
         gone = [
             _of_manifest(each.name, each.record.manifest) for each in found if isinstance(each, Found) and each.record.manifest
         ]

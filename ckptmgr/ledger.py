@@ -3,8 +3,8 @@
 The law: nothing is ever decided about a step but by `change`, with the version of the record that the decision was made on.
 
 A listing looks at every record each time. What it remembers of the last one saves work and never an answer: a record is
-decoded again only if its bytes are others, and read again unless its store proves that it has not changed
-(`RereadingStore`), which is as good as a read of that moment.
+decoded again only if its bytes are others, and read again unless its store proves that it has not changed: by its status
+(`RereadingStore`), or by the mark that it has in a listing made now (`MarkingStore`). Either is as good as a read of that moment.
 """
 
 import errno
@@ -12,7 +12,7 @@ import itertools
 import logging
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -21,7 +21,8 @@ from ckptmgr.errors import CorruptCheckpointError, FormatVersionError
 from ckptmgr.manifest import MANIFEST
 from ckptmgr.naming import StepNaming
 from ckptmgr.record import Record, decode, encode
-from ckptmgr.storage import Answer, Folder, Head, RereadingStore, Sight, Store, Version
+from ckptmgr.sighting import Scan, is_emptied, put, scanned, sight_of
+from ckptmgr.storage import Answer, Folder, Head, Sight, Store, Version
 
 PATIENCE_S = 60.0  # how long an operation tries again before it gives up
 FIRST_PAUSE_S = 0.002
@@ -85,14 +86,15 @@ def snapshot(root: Folder, naming: StepNaming) -> Snapshot:
     Otherwise, while a save and its retention run, one could miss the newer step, which was not there when the run was
     listed, and the older one too, which has gone when its record is read.
     """
-    reading, files = _read(root, naming)
+    reading, scan = _read(root, naming)
     for _ in tries():
-        if reading.has_all:
-            break  # all that was listed was there still, so this is the run when it was listed
-        before, (reading, files) = reading, _read(root, naming)
+        # All that was listed was there still, or nothing has changed since a look before: so this is the run at one moment.
+        if scan.is_unchanged or (reading.has_all and scan.is_moment):
+            break
+        before, (reading, scan) = reading, _read(root, naming)
         if _versions(before) == _versions(reading):
             break
-    return Snapshot(reading.found, reading.unreadable, files)
+    return Snapshot(reading.found, reading.unreadable, scan.files)
 
 
 class _Reading(NamedTuple):
@@ -110,42 +112,27 @@ class _Reading(NamedTuple):
 _last: WeakKeyDictionary[Store, dict[tuple[str, StepNaming], _Reading]] = WeakKeyDictionary()
 
 
-def _read(root: Folder, naming: StepNaming) -> tuple[_Reading, Mapping[str, Head]]:
-    files, folders = root.list()
+def _read(root: Folder, naming: StepNaming) -> tuple[_Reading, Scan]:
     runs = _last.setdefault(root.store, {})
-    last = runs.get((root.prefix, naming)) or _Reading([], [], {}, [], [], True)
-    names = sorted([name for name in folders if name in last.seen or naming.parse(name) is not None])
-    known = dict(zip(last.names, last.sights, strict=True))
-    sights = _sights(root, names, [known.get(name) for name in names])
+    earlier = runs.get((root.prefix, naming))
+    last = earlier or _Reading([], [], {}, [], [], True)
+    known = {name: sight for name, sight in zip(last.names, last.sights, strict=True) if sight}
+    scan = scanned(root, lambda name: name in last.seen or naming.parse(name) is not None, known if earlier else None)
+    names, sights = scan.names, scan.sights
     # Errors are made anew each time, for those who raise them. Comparing takes no time where all is the very same.
     if not last.unreadable and (names, sights) == (last.names, last.sights):
-        return last, files
+        return last, scan
     seen: dict[str, Found | Unreadable | None] = {}
     for name, sight in zip(names, sights, strict=True):
         old = last.seen.get(name)
-        is_old = isinstance(old, Found) and sight == known[name]
+        is_old = isinstance(old, Found) and sight == known.get(name)
         seen[name] = old if is_old else _understood(root, name, naming.parse(name) or 0, sight, is_listed=True)
     found = [each for each in seen.values() if isinstance(each, Found)]
     unreadable = [each for each in seen.values() if isinstance(each, Unreadable)]
     has_all = len(unreadable) + sum(each.record.manifest is not None for each in found) == len(seen)
     kept = [sight if isinstance(sight, Sight) else None for sight in sights]
     runs[root.prefix, naming] = reading = _Reading(names, kept, seen, found, unreadable, has_all)
-    return reading, files
-
-
-def _sights(root: Folder, names: Sequence[str], known: Sequence[Sight | None]) -> Sequence[Sight | OSError | None]:
-    files = [f"{name}/{MANIFEST}" for name in names]
-    if isinstance(root.store, RereadingStore):
-        return root.store.reread(root.prefix, files, known)
-    return [_sight(root, file) for file in files]
-
-
-def _sight(root: Folder, file: str) -> Sight | OSError | None:
-    try:
-        read = root.read(file)
-    except OSError as error:
-        return error
-    return read and Sight(*read, None)
+    return reading, scan
 
 
 def _versions(reading: _Reading) -> dict[str, Version | None]:
@@ -159,14 +146,14 @@ def check(root: Folder, found: Found) -> None:
 
 def look(root: Folder, name: str, step: int) -> Found | Unreadable | None:
     """What stands in the place of the step's record."""
-    return _understood(root, name, step, _sight(root, f"{name}/{MANIFEST}"))
+    return _understood(root, name, step, sight_of(root, name))
 
 
 def _understood(
     root: Folder, name: str, step: int, sight: Sight | OSError | None, *, is_listed: bool = False
 ) -> Found | Unreadable | None:
     """What the bytes of a record say, or the error that came instead of them. Raises any other error than that of its size."""
-    if sight is None:
+    if sight is None or (isinstance(sight, Sight) and is_emptied(sight)):
         return None
     where = root.location(f"{name}/{MANIFEST}")
     if isinstance(sight, OSError):
@@ -183,11 +170,14 @@ def _understood(
 
 def change(folder: Folder, found: Found | Unreadable | None, new: Record) -> Answer:
     """Puts ``new`` in the place of what was found, if that is still there. An empty record is removed, where that can be."""
-    if found is None:
-        return folder.create(MANIFEST, encode(new))
-    if new.is_empty and folder.store.has_remove:
-        return folder.remove(MANIFEST, found.version)
-    return folder.replace(MANIFEST, encode(new), found.version)
+    return changed(folder, found, new)[0]
+
+
+def changed(folder: Folder, found: Found | Unreadable | None, new: Record) -> tuple[Answer, Sight | None]:
+    """Does what `change` does; gives what lies there since, too, if that was done and the store tells its version."""
+    if found and new.is_empty and folder.store.has_remove:
+        return folder.remove(MANIFEST, found.version), None
+    return put(folder, encode(new), found and found.version)
 
 
 @garbage.later()

@@ -299,21 +299,21 @@ class CheckpointManager:
             StepNotFoundError: no such step, or it is another tool's.
         """
         step = checked_step(step)
-        names = self._steps.names(step)
-        with self._hints.deleting(step, names):
-            deleted = [name for name in names if commit.delete(self.folder, name, step, corrupt_ok=True)]
+        found = self._steps.look(step)
+        with self._hints.deleting(step, found):
+            deleted = [each for each in found if commit.delete(self.folder, each.name, step, corrupt_ok=True, found=each)]
         if not deleted:
             raise self._steps.not_found(step, self._steps.steps())
 
     def pin(self, step: int, name: str) -> None:
         """Keeps a step from retention until the pin of that name is taken out. Raises StepNotFoundError."""
         known = self._steps.find_own(checked_step(step))
-        commit.pin(self.folder, known.found.name, known.info.step, name)
+        commit.pin(self.folder, known.found.name, known.info.step, name, found=known.found)
 
     def unpin(self, step: int, name: str) -> None:
         """Takes a pin out; one that is not there is fine. Raises StepNotFoundError."""
         known = self._steps.find_own(checked_step(step))
-        commit.unpin(self.folder, known.found.name, known.info.step, name)
+        commit.unpin(self.folder, known.found.name, known.info.step, name, found=known.found)
 
     def plan(self) -> Plan:
         """What `collect` would keep and remove now, with the reasons. Changes nothing. Steps of other tools are not in it."""

@@ -10,13 +10,15 @@ Letters in comments are those of section 5.5 of docs/commit.md.
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from ckptmgr.commit import files_below
+from ckptmgr.deleting import files_below
 from ckptmgr.ledger import Found, Unreadable, change, look, records
 from ckptmgr.manifest import MANIFEST, folder_name, parse_attempt
 from ckptmgr.naming import StepNaming
 from ckptmgr.record import Hold, Record
-from ckptmgr.storage import Answer, Folder, Head, Upload
+from ckptmgr.sighting import MOST
+from ckptmgr.storage import Answer, Folder, Head, MarkingStore, Upload
 
 logger = logging.getLogger(__name__)
 
@@ -60,14 +62,32 @@ def sweep(root: Folder, naming: StepNaming, *, grace_s: float, empty_records: bo
     if not grace_s >= 0:
         raise ValueError(f"a grace period is 0 seconds or more, not {grace_s}")
     now = root.store.now()  # before anything is looked at: what changes from here on is alive
-    sweeper = _Sweeper(root, naming, now, grace_s, root.uploads(), empty_records)
-    done = sweeper.abort(sweeper.uploads_at([]))
-    for name in root.list().folders:
+    sweeper = _Sweeper(root, naming, now, grace_s, root.uploads(), empty_records, *_looked_at_once(root, naming))
+    done, dead = sweeper.abort(sweeper.uploads_at([])), []
+    for name in root.list().folders if sweeper.listed is None else sweeper.listed:
         if (step := naming.parse(name)) is not None:
-            done += sweeper.sweep_step(name, step)
+            swept, unnamed = sweeper.sweep_step(name, step)
+            done += swept
+            dead += unnamed
+    done += sweeper.delete(dead)
     for entry in done.unreadable:
         logger.warning("sweep leaves step %d as it is, because %s", entry.step, entry.error)
     return done
+
+
+class _Dead(NamedTuple):
+    """An attempt that its record does not name, and its files."""
+
+    name: str
+    attempt: str
+    files: Mapping[str, Head]
+
+
+class _Listed(NamedTuple):
+    """The files of each attempt in a step's folder, and the places of what is not of our grammar."""
+
+    files: Mapping[str, Mapping[str, Head]]
+    foreign: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,26 +98,42 @@ class _Sweeper:
     grace_s: float
     uploads: Sequence[Upload]
     empty_records: bool
+    listed: Mapping[str, _Listed] | None  # all steps, where the store lists them at once,
+    seen: Mapping[str, Found | Unreadable]  # and the records as they were after that
 
-    def sweep_step(self, name: str, step: int) -> Swept:
+    def sweep_step(self, name: str, step: int) -> tuple[Swept, list[_Dead]]:
+        """Settles the record; gives what was done, and the attempts that it does not name."""
         folder = self.root.folder(name)
-        files, foreign = _listed(folder)  # a: the files first, the record second
-        found = look(self.root, name, step)
+        files, foreign = _listed(folder) if self.listed is None else self.listed[name]  # a: the files first, the record second
+        found = self._look(name, step, is_needed=bool(files or foreign))
         if isinstance(found, Unreadable):
-            return Swept(foreign=foreign, unreadable=(found,))
+            return Swept(foreign=foreign, unreadable=(found,)), []
         if found is None and not files and foreign:
-            return Swept(foreign=(folder.location(),))
+            return Swept(foreign=(folder.location(),)), []
         record = found.record if found else Record()
         kept = self._kept(name, record, files)
         if found and not self._settle(folder, found, kept):
-            return Swept(foreign=foreign)
+            return Swept(foreign=foreign), []
         done = Swept(claims=int(kept.claim != record.claim), foreign=foreign)
-        for attempt in sorted(files.keys() - kept.named):
-            if not self._is_referred_to(attempt):
-                done += self._delete(name, attempt, files[attempt])
         done += self.abort(self.uploads_at([name]))  # of a record
         if kept.is_empty:
             self.root.delete([f"{name}/"])  # the folder, if nothing is left in it
+        return done, [_Dead(name, attempt, files[attempt]) for attempt in sorted(files.keys() - kept.named)]
+
+    def delete(self, attempts: Sequence[_Dead]) -> Swept:
+        """Deletes their files, but for those that a step refers to."""
+        done, keys = Swept(), list[str]()
+        referred = self._referred() if attempts else set()
+        for name, attempt, files in attempts:
+            if attempt in referred or not self._is_dead(self._signs(name, attempt, files)):  # d
+                continue
+            place = folder_name(attempt)
+            done += self.abort(self.uploads_at([name, place]))  # e
+            keys += [*(f"{name}/{place}/{file}" for file in files), f"{name}/{place}/"]
+            logger.info("swept %d files of attempt %s in %r", len(files), attempt, self.root.location(name))
+            done += Swept(len(files), sum(head.nbytes for head in files.values()))
+        if keys:
+            self.root.delete(keys)
         return done
 
     def uploads_at(self, place: Sequence[str]) -> list[Upload]:
@@ -144,19 +180,16 @@ class _Sweeper:
                 return True
         return False
 
-    def _is_referred_to(self, attempt: str) -> bool:
-        """Whether a step refers to files that no hold keeps any more: the record that had it was lost, by damage or by hand."""
-        found, _ = records(self.root, self.naming)
-        return any(each.record.manifest.refers_to(attempt) for each in found if each.record.manifest)
+    def _look(self, name: str, step: int, *, is_needed: bool) -> Found | Unreadable | None:
+        if self.listed is None or (name not in self.seen and (is_needed or self.empty_records)):
+            return look(self.root, name, step)
+        return self.seen.get(name)
 
-    def _delete(self, name: str, attempt: str, files: Mapping[str, Head]) -> Swept:
-        if not self._is_dead(self._signs(name, attempt, files)):  # d
-            return Swept()
-        place = folder_name(attempt)
-        done = self.abort(self.uploads_at([name, place]))  # e
-        self.root.folder(name).delete([*(f"{place}/{file}" for file in files), f"{place}/"])
-        logger.info("swept %d files of attempt %s in %r", len(files), attempt, self.root.location(name))
-        return done + Swept(len(files), sum(head.nbytes for head in files.values()))
+    def _referred(self) -> set[str]:
+        """The attempts whose files steps refer to, also where no hold keeps them: the record that had it was lost, or damaged."""
+        found, _ = records(self.root, self.naming)
+        manifests = [each.record.manifest for each in found if each.record.manifest]
+        return {entry.origin.attempt for manifest in manifests for entry in manifest.files if entry.origin}
 
     def _signs(self, name: str, attempt: str, files: Mapping[str, Head], *, with_record: bool = False) -> list[float]:
         """When an attempt last showed that it lives, by each of its signs."""
@@ -168,10 +201,33 @@ class _Sweeper:
         return self.grace_s == 0 or all(self.now - sign >= self.grace_s for sign in signs)
 
 
-def _listed(folder: Folder) -> tuple[dict[str, dict[str, Head]], tuple[str, ...]]:
-    """The files of each attempt in a step's folder, and the places of what is not of our grammar."""
+def _listed(folder: Folder) -> _Listed:
     listing = folder.list()
     attempts = {attempt: name for name in listing.folders if (attempt := parse_attempt(name))}
     others = [*(name for name in listing.files if name != MANIFEST), *(set(listing.folders) - set(attempts.values()))]
     files = {attempt: files_below(folder.folder(name)) for attempt, name in attempts.items()}
-    return files, tuple(folder.location(name) for name in sorted(others))
+    return _Listed(files, tuple(folder.location(name) for name in sorted(others)))
+
+
+def _looked_at_once(root: Folder, naming: StepNaming) -> tuple[Mapping[str, _Listed] | None, Mapping[str, Found | Unreadable]]:
+    """What `_listed` tells of all steps, and then their records, where that takes few requests."""
+    below = root.store.below(root.prefix, most=MOST) if isinstance(root.store, MarkingStore) else None
+    if below is None:
+        return None, {}
+    files: dict[str, dict[str, dict[str, Head]]] = {}
+    foreign: dict[str, set[str]] = {}
+    for path, file in below.items():
+        name, slash, rest = path.partition("/")
+        if not slash:
+            continue
+        first, is_below, inner = rest.partition("/")
+        attempt = parse_attempt(first) if is_below else None
+        attempts, others = files.setdefault(name, {}), foreign.setdefault(name, set())
+        if attempt:
+            attempts.setdefault(attempt, {})[inner] = Head(file.nbytes, file.modified)
+        elif rest != MANIFEST:
+            others.add(root.folder(name).location(first))
+    found, unreadable = records(root, naming)
+    seen: dict[str, Found | Unreadable] = {each.name: each for each in found}
+    seen.update((each.name, each) for each in unreadable)
+    return {name: _Listed(files[name], tuple(sorted(foreign[name]))) for name in files}, seen

@@ -51,7 +51,7 @@ def order(step: int, manifest: Manifest) -> tuple:
 def change(step: int, old: Record | None, new: Record, why: str) -> Actor:
     """Create-only put, replace-if-unchanged or remove-if-unchanged of a record. Answers "ok", "no" or "lost"."""
     empty = STORE["remove_if"] and not (new.manifest or new.claim or new.holds)
-    if broken("check-then-put") and (yield "read", step) != old:
+    if (broken("check-then-put") or not STORE["conditions"]) and (yield "read", step) != old:
         return "no"
     plain = broken("check-then-put") or (empty and broken("plain-remove"))
     return (yield "set" if plain else "swap", step, old, None if empty else new, why)
@@ -60,7 +60,7 @@ def change(step: int, old: Record | None, new: Record, why: str) -> Actor:
 def save(me: str, step: int, nfiles: int = 1, overwrite: bool = False, steps: tuple = (), base: int | None = None) -> Actor:  # noqa: C901
     # Claim: from here on the record names this attempt, and only the attempt that it names may commit.
     held, folder, tries = None, me, 0
-    known = yield "read", step
+    known = (yield "read", step) if overwrite else None  # to create it is to have read that there is none
     while not (known and known.claim and known.claim[0] == me):
         committed = bool(known and known.manifest)
         if committed and not overwrite:
@@ -151,8 +151,11 @@ def release(manifest: Manifest, step: int) -> Actor:
                 break
 
 
-def drop(step: int, record: Record, stamp: tuple, why: str) -> Actor:
-    """Take the manifest out of the record first, then delete its files. Answers what the store said to the first."""
+def drop(step: int, record: Record, stamp: tuple, why: str, later: bool = False) -> Actor:
+    """Take the manifest out of the record first, then delete its files. Answers what the store said to the first.
+
+    ``later``: they are deleted at any time after this, by the caller.
+    """
     new = record._replace(stamp=stamp, manifest=None, pins=frozenset())
     files = () if record.manifest.attempt in new.names() else record.manifest.own()
     if broken("files-first"):
@@ -162,7 +165,7 @@ def drop(step: int, record: Record, stamp: tuple, why: str) -> Actor:
         yield from release(record.manifest, step)
     answer = yield from change(step, record, new, why)
     if answer == "ok":
-        for name in files:
+        for name in files if not later else ():
             yield "delete", name
         yield from release(record.manifest, step)
     return answer
@@ -186,9 +189,12 @@ def collect(me: str, steps: tuple, keep: int = 1) -> Actor:
         if record and record.manifest:
             pinned = bool(record.pins or (broken("pins-beside") and (yield "read", ("pin", step))))
             seen += ((order(step, record.manifest), step, record, pinned),)
+    dead: tuple = ()  # deleted by one request where the store has such, hence after all
     for _, step, record, pinned in sorted(seen)[:-keep]:
-        if not pinned:
-            yield from drop(step, record, (me, "collect", step), "retention")
+        if not pinned and (yield from drop(step, record, (me, "collect", step), "retention", later=True)) == "ok":
+            dead += record.manifest.own() if record.manifest.attempt not in record._replace(manifest=None).names() else ()
+    for name in dead:
+        yield "delete", name
 
 
 def pin(me: str, step: int) -> Actor:

@@ -1,5 +1,6 @@
 """Stores for tests: one in memory, and wrappers that fail, die, or lose answers at a chosen operation."""
 
+import functools
 import io
 import secrets
 import threading
@@ -8,11 +9,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ckptmgr.storage import Answer, Buffer, Head, Listing, Stored, Upload, Version
+from ckptmgr.storage import Answer, Buffer, Head, Listing, Marked, Stored, Upload, Version
 
 CONDITIONAL = ("create", "replace", "remove")
 CHANGING = (*CONDITIONAL, "put", "delete", "abort")
-OPERATIONS = (*CHANGING, "read", "read_into", "file", "head", "list", "uploads", "now")
+OPERATIONS = (*CHANGING, "read", "read_into", "file", "head", "list", "below", "uploads", "now")
 
 
 class MemoryStore:
@@ -113,7 +114,7 @@ class MemoryStore:
 
     def copy(self) -> "MemoryStore":
         """The same files, each with its time, in a store of their own; nothing is under way there."""
-        other = MemoryStore(has_remove=self.has_remove)
+        other = type(self)(has_remove=self.has_remove)
         other.files, other.time = dict(self.files), self.time
         return other
 
@@ -134,6 +135,27 @@ class MemoryStore:
         self.on_change(key, before and before[0], data)
 
 
+class MarkedStore(MemoryStore):
+    """The same as a `MarkingStore`: a mark is the content, as an ETag is."""
+
+    def below(self, prefix: str, *, most: int) -> dict[str, Marked] | None:
+        with self._lock:
+            found = sorted((key.removeprefix(prefix), value) for key, value in self.files.items() if key.startswith(prefix))
+        return {name: Marked(len(data), time, data) for name, (data, time) in found}
+
+    def mark(self, version: Version) -> Version:
+        return version
+
+    def change(self, key: str, data: bytes, version: Version | None) -> tuple[Answer, Version | None]:
+        return changed(self, key, data, version)
+
+
+def changed(store: Any, key: str, data: bytes, version: Version | None) -> tuple[Answer, Version | None]:
+    """What `MarkingStore.change` does, by the two others."""
+    answer = store.create(key, data) if version is None else store.replace(key, data, version)
+    return answer, data if answer is Answer.OK else None
+
+
 def _bytes(buffer: Buffer) -> bytes:
     return buffer.tobytes() if isinstance(buffer, np.ndarray) else bytes(buffer)
 
@@ -146,7 +168,9 @@ class WrappedStore:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self.inner, name)
-        return (lambda *args: self.operate(name, lambda: value(*args))) if name in OPERATIONS else value
+        if name == "change":
+            return functools.partial(changed, self)
+        return (lambda *args, **more: self.operate(name, lambda: value(*args, **more))) if name in OPERATIONS else value
 
     def operate(self, name: str, call: Callable[[], Any]) -> Any:
         return call()

@@ -1,15 +1,16 @@
 """Every operation on the store is once the last one before death, and once fails: nothing older is ever harmed."""
 
 import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from interleaving import check_aftermath, check_files, manifests
 from saves import NAMING, begin, finish, hold, is_whole, save, write
-from stores import Death, FaultyStore, MemoryStore
+from stores import Death, FaultyStore, MarkedStore, MemoryStore
 
-from ckptmgr import commit
+from ckptmgr import commit, sighting
 from ckptmgr.ledger import records
 from ckptmgr.storage import Folder
 from ckptmgr.sweep import sweep
@@ -38,9 +39,22 @@ OPERATIONS: dict[str, tuple[Operation, set[int]]] = {
 }
 
 
-def prepared(has_remove: bool) -> MemoryStore:
+Make = Callable[[], MemoryStore]
+each_kind = pytest.mark.parametrize(
+    "make",
+    [functools.partial(kind, has_remove=has_remove) for kind in (MemoryStore, MarkedStore) for has_remove in (True, False)],
+    ids=["removing", "keeping", "removing, marked", "keeping, marked"],
+)
+
+
+@pytest.fixture(autouse=True)
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sighting, "READERS", 1)
+
+
+def prepared(make: Make) -> MemoryStore:
     """Three committed steps of two files, and what interrupted saves of two more have left."""
-    store = MemoryStore(has_remove=has_remove)
+    store = make()
     for step in (1, 2, 3):
         save(Folder(store), step, nfiles=2)
     write(begin(Folder(store), 3, overwrite=True))
@@ -48,13 +62,13 @@ def prepared(has_remove: bool) -> MemoryStore:
     return store
 
 
-@pytest.mark.parametrize("has_remove", [True, False])
+@each_kind
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_any_operation_may_be_the_last(name: str, has_remove: bool) -> None:
+def test_any_operation_may_be_the_last(name: str, make: Make) -> None:
     operation, may_change = OPERATIONS[name]
 
-    for at in range(count(operation, has_remove)):
-        store = prepared(has_remove)
+    for at in range(count(operation, make)):
+        store = prepared(make)
         before = manifests(store)
         with contextlib.suppress(Death):
             operation(Folder(FaultyStore(store, at)))
@@ -62,14 +76,14 @@ def test_any_operation_may_be_the_last(name: str, has_remove: bool) -> None:
         check_afterwards(store, before, may_change)
 
 
-@pytest.mark.parametrize("has_remove", [True, False])
+@each_kind
 @pytest.mark.parametrize("is_done", [False, True])
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_any_operation_may_fail(name: str, is_done: bool, has_remove: bool) -> None:
+def test_any_operation_may_fail(name: str, is_done: bool, make: Make) -> None:
     operation, may_change = OPERATIONS[name]
 
-    for at in range(count(operation, has_remove)):
-        store = prepared(has_remove)
+    for at in range(count(operation, make)):
+        store = prepared(make)
         before = manifests(store)
         told = outcome(operation, FaultyStore(store, at, ERROR, is_done=is_done))
 
@@ -87,8 +101,8 @@ def outcome(operation: Operation, store: Any) -> OSError | None:
     return None
 
 
-def count(operation: Operation, has_remove: bool) -> int:
-    counting = FaultyStore(prepared(has_remove))
+def count(operation: Operation, make: Make) -> int:
+    counting = FaultyStore(prepared(make))
     operation(Folder(counting))
     return len(counting.names)
 

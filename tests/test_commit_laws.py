@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 from interleaving import Actor, Program, Stage, Violation, outcome
 from saves import NAMING, begin, finish, places, referred, save, write
-from stores import MemoryStore
+from stores import MarkedStore, MemoryStore
 
-from ckptmgr import commit, ledger, sweep
+from ckptmgr import commit, ledger, sighting, sweep
 from ckptmgr.errors import StepNotFoundError
 from ckptmgr.ledger import read_record, records
 from ckptmgr.manifest import FileEntry, Manifest
@@ -174,11 +174,11 @@ CASES: dict[str, tuple[list[Cast], Callable[[MemoryStore], None], int]] = {  # w
 }
 
 
-def explore(name: str, seeds: range, *, has_remove: bool = True) -> None:
+def explore(name: str, seeds: range, *, has_remove: bool = True, kind: type[MemoryStore] = MemoryStore) -> None:
     cast, setting, lost = CASES[name]
     for seed in seeds:
         chance = random.Random(seed)
-        store = MemoryStore(has_remove=has_remove)
+        store = kind(has_remove=has_remove)
         setting(store)
         stage = Stage(store, chance.randint(0, lost), chance)
         for number, (why, program) in enumerate(cast):
@@ -198,6 +198,16 @@ def test_interleavings_keep_the_laws(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_interleavings_keep_the_laws_without_conditional_remove(name: str) -> None:
     explore(name, range(10), has_remove=False)
+
+
+@pytest.mark.parametrize("has_remove", [True, False])
+@pytest.mark.parametrize("name", CASES)
+def test_interleavings_keep_the_laws_where_listings_have_marks(
+    name: str, has_remove: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sighting, "READERS", 1)  # an actor makes one request at a time
+
+    explore(name, range(200, 210), has_remove=has_remove, kind=MarkedStore)
 
 
 @pytest.mark.slow

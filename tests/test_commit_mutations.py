@@ -23,6 +23,7 @@ Patch = pytest.MonkeyPatch
 def patch_change(patch: Patch, changed: Callable[..., Answer]) -> None:
     for module in (ledger, commit, sweep):
         patch.setattr(module, "change", changed)
+    patch.setattr(commit, "changed", lambda *args: (changed(*args), None))
 
 
 def lost_is_loss(patch: Patch) -> None:
@@ -59,11 +60,11 @@ def check_then_put(patch: Patch) -> None:
 def files_first(patch: Patch) -> None:
     drop = commit.drop
 
-    def dropped(root: Folder, found: Found) -> Answer:
+    def dropped(root: Folder, found: Found, **later: Any) -> Answer:
         assert found.record.manifest is not None
         if found.record.manifest.attempt not in found.record.renewed(manifest=None).named:
             commit.delete_files(root.folder(found.name), found.record.manifest.attempt)
-        return drop(root, found)
+        return drop(root, found, **later)
 
     patch.setattr(commit, "drop", dropped)
 
@@ -71,8 +72,8 @@ def files_first(patch: Patch) -> None:
 def held_files_too(patch: Patch) -> None:
     drop = commit.drop
 
-    def dropped(root: Folder, found: Found) -> Answer:
-        answer = drop(root, found)
+    def dropped(root: Folder, found: Found, **later: Any) -> Answer:
+        answer = drop(root, found, **later)
         if answer is Answer.OK and found.record.manifest:
             commit.delete_files(root.folder(found.name), found.record.manifest.attempt)
         return answer
@@ -98,10 +99,10 @@ def hold_of_the_dead(patch: Patch) -> None:
 def release_first(patch: Patch) -> None:
     drop = commit.drop
 
-    def dropped(root: Folder, found: Found) -> Answer:
+    def dropped(root: Folder, found: Found, **later: Any) -> Answer:
         assert found.record.manifest is not None
         commit.release(root, found.record.manifest)
-        return drop(root, found)
+        return drop(root, found, **later)
 
     patch.setattr(commit, "drop", dropped)
 

@@ -12,7 +12,7 @@ from incrementals import manager_of, small_groups
 from stores import MemoryStore
 
 from ckptmgr import CheckpointManager, KeepAll, KeepLast
-from ckptmgr.commit import files_below
+from ckptmgr.deleting import files_below
 from ckptmgr.errors import StepExistsError
 from ckptmgr.storage import PosixStore
 

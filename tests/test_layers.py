@@ -18,7 +18,7 @@ FLOORS = [
     {"contenthash"},
     {"adapter", "casting", "skeleton", "storage", "manifest", "table"},
     {"cuda", "containers", "layout", "raw", "record", "treefile"},
-    {"frameworks", "source"},
+    {"frameworks", "source", "sighting", "deleting"},
     {"arrays"},
     {"tree", "memory"},
     {"group", "backend", "transfer", "renaming", "ledger"},

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from saves import NAMING, begin, save
-from stores import MemoryStore
+from stores import MarkedStore, MemoryStore
 from syscalls import counting, in_child
 
 from ckptmgr import CheckpointManager, CorruptCheckpointError, KeepAll, KeepLast, Retention, commit, ledger, record
@@ -18,7 +18,7 @@ from ckptmgr.storage import Folder, PosixStore
 STEPS = range(1, 6)
 
 
-@pytest.fixture(params=[MemoryStore, PosixStore])
+@pytest.fixture(params=[MemoryStore, MarkedStore, PosixStore])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
     root = Folder(request.param(*[tmp_path][: request.param is PosixStore]))
     for step in STEPS:

@@ -1,0 +1,130 @@
+"""The bytes of a run's records as they are now, by few requests: a listing, and reads of what it does not prove to be known.
+
+The law: what is given as a record's bytes is what a read would have given at some moment since the call began. On stores whose
+listings mark files (`MarkingStore`) a record is known by the mark of its last read, or of the put by which this process put it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+from ckptmgr.manifest import MANIFEST
+from ckptmgr.record import Record, encode
+from ckptmgr.storage import Answer, Folder, Head, Marked, MarkingStore, RereadingStore, Sight, Store, Version
+
+READERS = 24  # reads at once: they are small, and wait for the network
+PAGE = 1_000  # names that a store lists in one answer
+MOST = 80  # files in a step, on average, up to which a whole listing costs less than to read each record
+
+_EMPTIED_NBYTES = len(encode(Record()))  # no record with anything in it is as short
+
+Known = Mapping[str, Sight]
+
+
+class Scan(NamedTuple):
+    """One look at a run: the files of its folder, and for each name what lies there as its record, or the error of reading it.
+
+    ``is_unchanged``: it is what was known before the look began. ``is_moment``: all names were there at one moment.
+    """
+
+    files: Mapping[str, Head]
+    names: list[str]
+    sights: Sequence[Sight | OSError | None]
+    is_unchanged: bool
+    is_moment: bool
+
+
+# By stores: what this process has put and not yet seen in a listing, by its key; and runs that are not listed whole any more.
+_put: WeakKeyDictionary[Store, dict[str, Sight]] = WeakKeyDictionary()
+_wide: WeakKeyDictionary[Store, set[str]] = WeakKeyDictionary()
+
+
+def scanned(root: Folder, is_step: Callable[[str], bool], known: Known | None) -> Scan:
+    """Looks at all names for which ``is_step``. ``known`` are the sights of an earlier look, if there was one."""
+    store = root.store
+    if isinstance(store, MarkingStore):
+        mine = _taken(root)
+        # Where deleted steps leave records, it is their sizes that tell them. Elsewhere a first look has to read all.
+        if (known or mine or not store.has_remove) and (below := _below(store, root.prefix)) is not None:
+            return _by_marks(root, below, is_step, {**(known or {}), **mine}, is_first=known is None)
+    files, folders = root.list()
+    names = sorted(filter(is_step, folders))
+    if isinstance(store, RereadingStore):
+        last = known or {}
+        sights = store.reread(root.prefix, [f"{name}/{MANIFEST}" for name in names], [last.get(name) for name in names])
+    else:
+        sights = _read_all(root, names)
+    return Scan(files, names, sights, is_unchanged=False, is_moment=len(files) + len(folders) <= PAGE or not store.has_remove)
+
+
+def is_emptied(sight: Sight) -> bool:
+    """Whether it is that of a record that was not read, because its size says that it is empty."""
+    return sight.version is None and not sight.data
+
+
+def sight_of(root: Folder, name: str) -> Sight | OSError | None:
+    """What lies in the folder ``name`` as its record now, or the error of reading it."""
+    try:
+        read = root.read(f"{name}/{MANIFEST}")
+    except OSError as error:
+        return error
+    return read and Sight(*read, root.store.mark(read[1]) if isinstance(root.store, MarkingStore) else None)
+
+
+def put(folder: Folder, data: bytes, version: Version | None) -> tuple[Answer, Sight | None]:
+    """Puts a record in the place of that version (None: of none), and tells what lies there then, if that is known."""
+    store, key = folder.store, folder.key(MANIFEST)
+    if not isinstance(store, MarkingStore):
+        return folder.create(MANIFEST, data) if version is None else folder.replace(MANIFEST, data, version), None
+    answer, new = store.change(key, data, version)
+    if answer is not Answer.OK or new is None:
+        return answer, None
+    sight = _put.setdefault(store, {})[key] = Sight(data, new, store.mark(new))
+    return answer, sight
+
+
+def _taken(root: Folder) -> dict[str, Sight]:
+    """What this process has put since it looked last, by names."""
+    puts, end = _put.setdefault(root.store, {}), f"/{MANIFEST}"
+    keys = [key for key in list(puts) if key.startswith(root.prefix) and key.count("/") == root.prefix.count("/") + 1]
+    taken = {key.removeprefix(root.prefix).removesuffix(end): puts.pop(key, None) for key in keys}
+    return {name: sight for name, sight in taken.items() if sight}  # another thread may have been faster
+
+
+def _below(store: MarkingStore, prefix: str) -> Mapping[str, Marked] | None:
+    wide = _wide.setdefault(store, set())
+    below = None if prefix in wide else store.below(prefix, most=MOST)
+    if below is None:
+        wide.add(prefix)
+    return below
+
+
+def _by_marks(
+    root: Folder, below: Mapping[str, Marked], is_step: Callable[[str], bool], expected: Known, *, is_first: bool
+) -> Scan:
+    files = {name: Head(file.nbytes, file.modified) for name, file in below.items() if "/" not in name}
+    names = sorted(filter(is_step, {name.partition("/")[0] for name in below if "/" in name}))
+    listed = {name: file for name in names if (file := below.get(f"{name}/{MANIFEST}"))}
+    sights: dict[str, Sight | OSError | None] = {}
+    for name, file in listed.items():
+        known = expected.get(name)
+        if known and known.proof == file.mark is not None:
+            sights[name] = known
+        elif file.nbytes == _EMPTIED_NBYTES:
+            sights[name] = Sight(b"", None, file.mark)
+    is_unchanged = not is_first and len(expected) == len(listed) == sum(
+        sight is expected.get(name) for name, sight in sights.items()
+    )
+    others = [name for name in listed if name not in sights]
+    sights.update(zip(others, _read_all(root, others), strict=True))
+    is_moment = len(below) <= PAGE or not root.store.has_remove
+    return Scan(files, names, [sights.get(name) for name in names], is_unchanged, is_moment)
+
+
+def _read_all(root: Folder, names: Sequence[str]) -> list[Sight | OSError | None]:
+    readers = min(READERS, len(names)) if isinstance(root.store, MarkingStore) else 1
+    if readers < 2:
+        return [sight_of(root, name) for name in names]
+    with ThreadPoolExecutor(readers) as pool:
+        return [*pool.map(lambda name: sight_of(root, name), names)]
