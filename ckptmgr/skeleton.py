@@ -8,9 +8,8 @@ None, bools, ints below 2**53, finite floats, text. ``docs/format.md`` lists the
 import base64
 import math
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
-from operator import itemgetter, methodcaller
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -26,8 +25,7 @@ MAX_DEPTH = 64  # of a state
 _PATH_DEPTH = MAX_DEPTH + 8  # with the state of a generator below
 _JSON_DEPTH = 3 * MAX_DEPTH + 8  # an object whose state is a tuple takes three levels of JSON
 _TENSOR = frozenset({"$tensor", "kind", "text"})
-_HAS_TENSOR: Callable[[Any], bool] = methodcaller("__contains__", "$tensor")
-_NAME: Callable[[Any], Any] = itemgetter("$tensor")
+_MOST_ABOVE = 256  # characters of a path above $arrays: a few keys in a file must not become names of any length
 _MAKE: Callable[..., Any] = tuple.__new__
 _EXACT = 1 << 53  # ints below this are exact in every JSON reader
 _KEYS = 1 << 63  # keys of dicts are smaller
@@ -51,6 +49,13 @@ def mapping(items: Iterable[tuple[Any, JSON]]) -> JSON:
     if {str}.issuperset(map(type, made)) and not [key for key in made if key[:1] == "$"]:
         return made
     return {"$dict": [[scalar(key), value] for key, value in made.items()]}
+
+
+def arrays(keys: Sequence[Any], path: Path) -> dict[str, JSON] | None:
+    """The JSON of a dict at ``path`` of numpy arrays whose names are their own paths; None if it has another form."""
+    if set(map(type, keys)) != {str} or "$" in "".join(keys) or len(_start(path)) > _MOST_ABOVE:
+        return None
+    return {"$arrays": [*keys]}
 
 
 def scalar(value: Any) -> JSON:
@@ -139,8 +144,6 @@ class _Decoder:
     def object(self, node: dict[str, JSON], path: Path) -> Any:
         marks = [key for key in node if key[:1] == "$"]
         if not marks:
-            if self.keep and (tensors := self.tensors(node)) is not None:
-                return tensors
             return {key: self.value(item, (*path, key)) for key, item in node.items()}
         decoder = _MARKS.get(marks[0])
         if decoder is None or len(marks) > 1:
@@ -152,20 +155,21 @@ class _Decoder:
         except (LookupError, ValueError, TypeError, AttributeError, OverflowError, struct.error, UnsupportedTensorError) as error:
             raise _damaged(path, f"has a bad {marks[0]}: {type(error).__name__}: {error}") from error
 
-    def tensors(self, node: dict[str, JSON]) -> dict[str, TensorNode] | None:
-        """A dict of nothing but numpy arrays, all at once; None if it is any other."""
-        values = node.values()
-        if set(map(type, values)) != {dict} or set(map(len, values)) != {1} or not all(map(_HAS_TENSOR, values)):
-            return None
-        names = list(map(_NAME, values))
-        fresh = set(names) if set(map(type, names)) == {str} else set()
+    def arrays(self, keys: JSON, path: Path) -> dict[str, Any]:
+        """A dict of nothing but numpy arrays, all at once: there may be many."""
+        start = _start(path)
+        if not isinstance(keys, list) or set(map(type, keys)) - {str} or len(start) > _MOST_ABOVE:
+            raise ValueError(f"no list of keys, or not at most {_MOST_ABOVE} characters below the top")
+        names = [start + key for key in keys] if start else keys
+        fresh = set(names)
         if len(fresh) < len(names) or not self.names.isdisjoint(fresh):
-            return None  # one by one, to tell which
+            raise ValueError("it names a tensor a second time")
         self.names |= fresh
         # By `tuple`, because a call of a NamedTuple's own `__new__` takes three times as long.
         made = list(map(_MAKE, repeat(TensorNode), zip(names, repeat("numpy"), repeat(None))))
         self.nodes += made
-        return dict(zip(node, made, strict=True))
+        leaves = made if self.keep else [self.leaf((*path, key), node) for key, node in zip(keys, made, strict=True)]
+        return dict(zip(keys, leaves, strict=True))
 
     def tensor(self, node: dict[str, JSON], path: Path) -> Any:
         name, kind, text = node["$tensor"], node.get("kind", "numpy"), node.get("text")
@@ -283,6 +287,11 @@ def _decode_complex(real: JSON, imag: JSON) -> complex:
     return complex(_decode_float(real), _decode_float(imag))
 
 
+def _start(path: Path) -> str:
+    """What the names of tensors at this path begin with, unless they had to be escaped."""
+    return "".join([f"{key}/" for key in path])
+
+
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else _bad()
 
@@ -311,6 +320,7 @@ PLAIN: dict[type, Callable[[Any], JSON]] = {  # Python's plain types, and what m
 }
 _MARKS: dict[str, Callable[[Any, dict[str, JSON], Path], Any]] = {
     "$tensor": _Decoder.tensor,
+    "$arrays": lambda it, node, path: it.arrays(node["$arrays"], path),
     "$rng": _Decoder.rng,
     "$tuple": lambda it, node, path: tuple(it.items(node["$tuple"], path)),
     "$namedtuple": lambda it, node, path: it.namedtuple(it.fields(node, path)),
