@@ -95,8 +95,18 @@ class Table(Sequence[Row]):
         _check_range(_known(checksums), 2**32 - 1, "checksums")
         specs = list(map(_specs(kinds, set(numbers)).__getitem__, numbers))
         boxes = list(map(_box, names, specs, slices)) if any(slices) else None
-        _check_names(names, specs, sliced=boxes is not None)
-        return cls(names, specs, list(files), indexes, offsets, checksums, boxes)
+        table = cls(names, specs, list(files), indexes, offsets, checksums, boxes)
+        table._check_names()
+        return table
+
+    def _check_names(self) -> None:
+        if len(self.numbers) == len(self.names):
+            return
+        if self.boxes is None:
+            raise ValueError("has a tensor twice")
+        kinds = dict(zip(self.names, self.specs, strict=True))
+        if wrong := [name for name, spec in zip(self.names, self.specs, strict=True) if kinds[name] is not spec]:
+            raise ValueError(f"has slices of the tensor {wrong[0]!r} that differ in dtype or shape")
 
     def blocks(self) -> tuple[list[JSON], list[JSON]]:
         """The blocks and the kinds, as `parse` takes them."""
@@ -149,7 +159,8 @@ class Table(Sequence[Row]):
     @functools.cached_property
     def places(self) -> np.ndarray[Any, Any]:
         """The offset of each row as an array of int64; -1 for none."""
-        return np.array([-1 if offset is None else offset for offset in self.offsets], np.int64)
+        offsets = self.offsets if None not in self.offsets else [-1 if offset is None else offset for offset in self.offsets]
+        return np.array(offsets, np.int64)
 
     @functools.cached_property
     def sizes(self) -> np.ndarray[Any, Any]:
@@ -222,16 +233,13 @@ def _specs(kinds: Sequence[JSON], numbers: Iterable[int]) -> dict[int, TensorSpe
     return {number: made.setdefault(spec := _kind(kinds[number]), spec) for number in numbers}
 
 
-def _kind(kind: JSON) -> TensorSpec:
-    check_type([kind], list)
-    if len(kind) != 3:
-        raise ValueError(f"has a kind of tensors of {len(kind)} fields instead of dtype, shape and bytes")
+def _kind(kind: Any) -> TensorSpec:
+    if type(kind) is not list or len(kind) != 3 or type(kind[0]) is not str or type(kind[1]) is not list:
+        raise ValueError(f"has {kind!r:.60} as a kind of tensors, which is no dtype, shape and bytes")
     dtype, shape, size = kind
-    check_type([dtype], str)
-    check_type([shape], list)
     spec = _spec(dtype, tuple(shape))
     if type(size) is not int or size != spec.nbytes:
-        raise ValueError(f"gives tensors of dtype {dtype} and shape {shape} {size!r} bytes, where these make {spec.nbytes}")
+        raise ValueError(f"gives tensors of dtype {dtype} and shape {shape} {size!r:.40} bytes, where these make {spec.nbytes}")
     return spec
 
 
@@ -267,13 +275,3 @@ def _box(name: str, spec: TensorSpec, ends: tuple[Any, Any] | None) -> Box | Non
     if not box.fits(spec.shape):
         raise ValueError(f"has a slice of the tensor {name!r} from {box.start} to {box.stop}, outside of {spec.shape}")
     return box
-
-
-def _check_names(names: Sequence[str], specs: list[TensorSpec], *, sliced: bool) -> None:
-    kinds = dict(zip(names, specs, strict=True))
-    if len(kinds) == len(names):
-        return
-    if not sliced:
-        raise ValueError("has a tensor twice")
-    if wrong := [name for name, spec in zip(names, specs, strict=True) if kinds[name] is not spec]:
-        raise ValueError(f"has slices of the tensor {wrong[0]!r} that differ in dtype or shape")

@@ -156,13 +156,13 @@ def test_block_that_cannot_be_is_refused(block: object, message: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("a", "a str among"),
-        (["float32", [2]], "of 2 fields"),
-        ([1, [2], 8], "an? int among"),
+        ("a", "'a' as a kind"),
+        (["float32", [2]], "as a kind"),
+        ([1, [2], 8], "as a kind"),
         (["float33", [2], 8], "'float33' is not known"),
         (["f4", [2], 8], "of dtype 'f4'"),
         (["object", [0], 0], "not known"),
-        (["float32", "2", 8], "a str among"),
+        (["float32", "2", 8], "as a kind"),
         (["float32", [2.0], 8], "a float among"),
         (["float32", [[2]], 8], "a list among"),
         (["float32", [True], 4], "a bool among"),
