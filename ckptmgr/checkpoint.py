@@ -3,7 +3,6 @@
 Both are a `TensorSource`. A managed step needs no format parser: its ``tree.json`` says where every tensor lies.
 """
 
-import mmap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -31,7 +30,8 @@ from ckptmgr.treesource import TreeSource
 
 Cast = Literal["no", "same_kind", "any"]
 BATCH_NBYTES = 64 << 20  # of tensors held at a time while a foreign file is read through
-_MAPPED_NBYTES = 256 << 10
+_MAPPED_NBYTES = 512 << 10
+_PAGE_NBYTES = 2 << 20  # of a large page
 SKELETON = "ckptmgr"  # the metadata key of a single file that holds more than a flat dict of arrays
 
 
@@ -370,8 +370,8 @@ def _batches(specs: Mapping[str, TensorSpec]) -> Iterator[list[str]]:
         yield batch
 
 
-def read_checked(folder: Folder, entry: FileEntry) -> bytes | mmap.mmap:
-    """The bytes of one of a step's small files; in pages of their own if they are many, as page faults cost more than the copy.
+def read_checked(folder: Folder, entry: FileEntry) -> bytes | memoryview:
+    """The bytes of one of a step's small files; in large pages if they are many, as page faults cost more than the copy.
 
     Raises:
         CorruptCheckpointError: the file is missing, or its size or crc32c is not the manifest's.
@@ -385,13 +385,13 @@ def read_checked(folder: Folder, entry: FileEntry) -> bytes | mmap.mmap:
         )
     try:
         if entry.nbytes < _MAPPED_NBYTES:
-            data: bytes | mmap.mmap = folder.read_range(entry.name, 0, entry.nbytes)
+            data: bytes | memoryview = folder.read_range(entry.name, 0, entry.nbytes)
         else:
-            data = transfer.pages(entry.nbytes)
-            folder.read_into(entry.name, 0, [memoryview(data)])
+            data = memoryview(transfer.pages(-(-entry.nbytes // _PAGE_NBYTES) * _PAGE_NBYTES))[: entry.nbytes]
+            folder.read_into(entry.name, 0, [data])
     except (FileNotFoundError, EOFError) as error:
         raise CorruptCheckpointError(f"{where!r} was removed or cut off while it was read", file=entry.name) from error
-    if (found_crc32c := crc32c(memoryview(data))) != entry.crc32c:
+    if (found_crc32c := crc32c(data)) != entry.crc32c:
         raise CorruptCheckpointError(
             f"{where!r} has crc32c {found_crc32c:08x}; the manifest says {entry.crc32c:08x}: restore another step",
             file=entry.name,

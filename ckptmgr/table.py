@@ -175,6 +175,8 @@ class Table(Sequence[Row]):
         strings = [index for index, spec in enumerate(self.specs) if spec.is_string] if self.boxes or 0 in self.sizes else ()
         if wrong := [index for index in strings if offsets[index] >= 0]:
             return self.names[wrong[0]]
+        if len(self.names) < 2:
+            return None
         held = np.flatnonzero((offsets >= 0) & (sizes > 0))
         files = np.array(self.indexes, np.int64)[held]
         starts, stops = offsets[held].astype(np.uint64), offsets[held].astype(np.uint64) + sizes[held]

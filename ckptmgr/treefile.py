@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from json.encoder import encode_basestring_ascii as quoted
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar, cast
 
 from ckptmgr import garbage
 from ckptmgr.errors import CorruptCheckpointError, FormatVersionError, shown
@@ -66,7 +66,7 @@ class TreeFile:
 
     @classmethod
     @garbage.later()
-    def decode(cls, data: bytes | mmap.mmap, *, where: str) -> Self:
+    def decode(cls, data: bytes | memoryview, *, where: str) -> Self:
         """The tree in these bytes, which may be anything. ``where`` is their place.
 
         The skeleton is JSON and nothing more: whoever builds a state from it checks it.
@@ -100,8 +100,10 @@ class TreeText:
     tell the ``step``.
     """
 
-    def __init__(self, data: bytes | mmap.mmap, files: Collection[str], *, where: str, step: int | None = None) -> None:
-        self._data = data
+    def __init__(self, data: bytes | memoryview, files: Collection[str], *, where: str, step: int | None = None) -> None:
+        self._all = data
+        # To be searched; what holds a view may end in zeros.
+        self._data = cast(bytes | mmap.mmap, data.obj if isinstance(data, memoryview) else data)
         self._allowed = files
         self._where, self._step = where, step
         self._asked = 0
@@ -111,7 +113,7 @@ class TreeText:
     @functools.cached_property
     def tree(self) -> TreeFile:
         """All of it, checked."""
-        tree = self._checked(lambda: TreeFile.decode(self._data, where=self._where))
+        tree = self._checked(lambda: TreeFile.decode(self._all, where=self._where))
         self._asked = _FEW
         return tree
 
@@ -186,7 +188,7 @@ def _rows(block: JSON, name: str) -> JSON:
     return block | {key: [column[number] for number in found] for key, column in columns.items()} if found else None
 
 
-def _parse(data: bytes | mmap.mmap) -> JSON:
+def _parse(data: bytes | memoryview) -> JSON:
     # Without the checks of `fields.parse`, which cost more than the parsing: this file's checksum is in the manifest.
     try:
         return json.loads(str(data, "utf-8"), parse_constant=_no_constant)

@@ -3,7 +3,8 @@
 The law: it is what a restore with None as a template would give, in fewer steps. There may be 20,000 tensors.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 from ckptmgr import garbage, rng, transfer
@@ -28,7 +29,7 @@ def load(
     arrays, stats = transfer.read_new(source, names, verify=verify, progress=progress, memory=memory)
     with garbage.later():
         state = _Building(dict(zip(names, arrays, strict=True)), stored).value(tree)
-        filled = tuple(_names(tree, "")) if type(tree) in _CONTAINERS else (ROOT,)
+        filled = tuple(_names(tree, "") if type(tree) in _CONTAINERS else [ROOT])
     return state, RestoreReport(filled=filled, stats=stats)
 
 
@@ -70,17 +71,15 @@ class _Building:
         return self.made[name]
 
 
-def _names(tree: Any, start: str) -> Iterator[str]:
+def _names(tree: Any, start: str) -> Iterable[str]:
     """The name of each leaf; ``start`` is what those of a container have in common."""
     if type(tree) is Arrays:
-        yield from tree.values()
-        return
+        return tree.values()
     keys, values = (tree.keys(), tree.values()) if isinstance(tree, dict) else (range(len(tree)), tree)
     if set(map(type, values)).isdisjoint(_CONTAINERS):
-        yield from [f"{start}{key}" for key in keys]
-        return
-    for key, value in zip(keys, values, strict=True):
-        if type(value) in _CONTAINERS:
-            yield from _names(value, f"{start}{key}/")
-        else:
-            yield f"{start}{key}"
+        return [f"{start}{key}" for key in keys]
+    named = (
+        _names(value, f"{start}{key}/") if type(value) in _CONTAINERS else [f"{start}{key}"]
+        for key, value in zip(keys, values, strict=True)
+    )
+    return chain.from_iterable(named)
