@@ -30,6 +30,8 @@ from ckptmgr.treesource import TreeSource
 
 Cast = Literal["no", "same_kind", "any"]
 BATCH_NBYTES = 64 << 20  # of tensors held at a time while a foreign file is read through
+_MAPPED_NBYTES = 512 << 10
+_PAGE_NBYTES = 2 << 20  # of a large page
 SKELETON = "ckptmgr"  # the metadata key of a single file that holds more than a flat dict of arrays
 
 
@@ -130,7 +132,7 @@ class Checkpoint:
         if entry is None or self._folder is None or name not in self.assets:
             raise KeyError(f"no asset {name!r} in {self.location!r} (found: {', '.join(self.assets) or 'none'})")
         with self._explained():
-            return read_checked(self._folder, entry)
+            return bytes(read_checked(self._folder, entry))
 
     def extents(self, name: str) -> Sequence[Extent]:
         """Where a tensor lies; see `TensorSource`."""
@@ -368,8 +370,8 @@ def _batches(specs: Mapping[str, TensorSpec]) -> Iterator[list[str]]:
         yield batch
 
 
-def read_checked(folder: Folder, entry: FileEntry) -> bytes:
-    """The bytes of one of a step's small files.
+def read_checked(folder: Folder, entry: FileEntry) -> bytes | memoryview:
+    """The bytes of one of a step's small files; in large pages if they are many, as page faults cost more than the copy.
 
     Raises:
         CorruptCheckpointError: the file is missing, or its size or crc32c is not the manifest's.
@@ -382,12 +384,16 @@ def read_checked(folder: Folder, entry: FileEntry) -> bytes:
             f"{where!r} is {size}; the manifest says {entry.nbytes} bytes: restore another step", file=entry.name
         )
     try:
-        data = folder.read_range(entry.name, 0, entry.nbytes)
+        if entry.nbytes < _MAPPED_NBYTES:
+            data: bytes | memoryview = folder.read_range(entry.name, 0, entry.nbytes)
+        else:
+            data = memoryview(transfer.pages(-(-entry.nbytes // _PAGE_NBYTES) * _PAGE_NBYTES))[: entry.nbytes]
+            folder.read_into(entry.name, 0, [data])
     except (FileNotFoundError, EOFError) as error:
         raise CorruptCheckpointError(f"{where!r} was removed or cut off while it was read", file=entry.name) from error
-    if crc32c(data) != entry.crc32c:
+    if (found_crc32c := crc32c(data)) != entry.crc32c:
         raise CorruptCheckpointError(
-            f"{where!r} has crc32c {crc32c(data):08x}; the manifest says {entry.crc32c:08x}: restore another step",
+            f"{where!r} has crc32c {found_crc32c:08x}; the manifest says {entry.crc32c:08x}: restore another step",
             file=entry.name,
         )
     return data

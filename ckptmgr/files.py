@@ -168,7 +168,11 @@ def _target(url: str | os.PathLike[str], backend: Backend, storage_options: Mapp
 
 def _is_flat(flat: tree.Flat) -> bool:
     """Whether the file's own names say everything: one dict of arrays, none tied, no key that needs the skeleton's care."""
-    if not isinstance(flat.skeleton, dict) or flat.aliases or list(flat.skeleton) != list(flat.tensors):
+    if not isinstance(flat.skeleton, dict) or flat.aliases:
+        return False
+    if "$arrays" in flat.skeleton:
+        return bool(flat.skeleton["$arrays"] == list(flat.tensors))
+    if list(flat.skeleton) != list(flat.tensors):
         return False
     return all(_is_plain(node, name) for name, node in flat.skeleton.items())
 

@@ -111,10 +111,19 @@ class FileLayout:
         """The file's size, or None if it is one late piece of unknown size."""
         return None if None in self.sizes else sum(filter(None, self.sizes))
 
+    @property
+    def offsets(self) -> list[int]:
+        """The offset of each piece in the file."""
+        return list(itertools.accumulate([size or 0 for size in self.sizes[:-1]], initial=0))
+
+    @property
+    def held(self) -> list[int]:
+        """The indexes of the parts among the pieces."""
+        return [index for index, piece in enumerate(self.pieces) if isinstance(piece, Part)]
+
     def parts(self) -> Iterator[tuple[int, int, Part]]:
         """Each part with its index among the pieces and its byte offset in the file."""
-        offsets = itertools.accumulate([size or 0 for size in self.sizes], initial=0)
-        for index, (piece, offset) in enumerate(zip(self.pieces, offsets, strict=False)):
+        for index, (piece, offset) in enumerate(zip(self.pieces, self.offsets, strict=False)):
             if isinstance(piece, Part):
                 yield index, offset, piece
 

@@ -12,7 +12,7 @@ from ckptmgr.casting import REFUSED, Cast, can_become, can_cast, can_fill, cast_
 from ckptmgr.errors import CorruptCheckpointError, StateMismatchError, shown
 from ckptmgr.renaming import Rule, Selection, near_names, rename_tree, walk
 from ckptmgr.rng import RngState
-from ckptmgr.skeleton import Path, TensorNode, decode
+from ckptmgr.skeleton import Outline, Path, TensorNode, outline, spelled
 from ckptmgr.source import TensorSource, paths_of
 from ckptmgr.spec import TensorSpec
 from ckptmgr.step import JSON
@@ -137,25 +137,27 @@ class Stored:
         self.specs, self.aliases = source.specs, source.aliases
         self.is_foreign = skeleton is None
         paths = paths_of(source)
-        self.nodes: list[TensorNode] = []  # of the tree
         if skeleton is None:
-            self.tree: Any = nest([*self.specs, *self.aliases], paths, self._node)
+            names = [*self.specs, *self.aliases]
+            self.outline = Outline(nest(names, paths, TensorNode), names)
         else:
-            self.tree = decode(skeleton, lambda _, leaf: leaf, nodes=self.nodes)
+            self.outline = outline(skeleton)
         if rules:
-            self.tree = rename_tree(self.tree, rules, is_flat=self.is_foreign and not paths)
-        if not self.specs.keys() >= {node[0] for node in self.nodes}:
-            for node in self.nodes:
-                self.spec(node)  # of an alias, or an error
+            tree = rename_tree(spelled(self.outline.tree), rules, is_flat=self.is_foreign and not paths)
+            self.outline = self.outline._replace(tree=tree)
+        if not all(map(self.specs.__contains__, self.outline.names)):
+            for name in self.outline.names:
+                self.spec(TensorNode(name))  # of an alias, or an error
+
+    @functools.cached_property
+    def tree(self) -> Any:
+        """The decoded skeleton, with a `TensorNode` for each tensor."""
+        return spelled(self.outline.tree)
 
     @functools.cached_property
     def leaves(self) -> dict[Path, Any]:
         """Every leaf by its path, in order."""
         return dict(walk(self.tree))
-
-    def _node(self, name: str) -> TensorNode:
-        self.nodes.append(TensorNode(name))
-        return self.nodes[-1]
 
     def tensor(self, node: TensorNode) -> str:
         """The name under which the source has the tensor."""

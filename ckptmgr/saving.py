@@ -1,7 +1,7 @@
 """From a state tree to files in a folder: what every save does before anything is decided about steps."""
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import repeat
@@ -21,7 +21,7 @@ from ckptmgr.step import JSON
 from ckptmgr.storage import Folder, StagingStore, staging
 from ckptmgr.transfer import Progress, Stats, WrittenFile
 from ckptmgr.tree import Flat
-from ckptmgr.treefile import RowFields
+from ckptmgr.treefile import Table
 
 ALIGN = 4096  # tensor data starts at page boundaries where the format can
 
@@ -137,13 +137,13 @@ def write(
     *,
     progress: Progress | None = None,
     known: Known | None = None,
-    describe: Callable[[Sequence[RowFields]], object] | None = None,
+    describe: Callable[[Table], object] | None = None,
 ) -> Written:
     """Writes the planned files into ``folder``, in the layout's order, straight from the state's memory.
 
     Each file is whole and durable, or absent; if this raises, files before the failed one may be there. ``known`` ones
     lie there already; see `transfer.write`.
-    ``describe`` is called with where each tensor lies (see `treefile.Row`), in another thread while the disk is waited for.
+    ``describe`` is called with where each tensor lies, in another thread while the disk is waited for.
     """
     meanwhile = None if describe is None else lambda digests: describe(_rows(plan, digests))
     written = transfer.write(folder, plan.layout, plan.source, progress=progress, known=known, meanwhile=meanwhile)
@@ -186,7 +186,7 @@ def write_step(
     """All files of a step: the planned ones, then the assets, and ``tree.json`` last. ``known`` ones lie there already."""
     index = b""
 
-    def describe(rows: Sequence[RowFields]) -> None:
+    def describe(rows: Table) -> None:
         nonlocal index
         index = treefile.encode(plan.flat.skeleton, rows, plan.flat.aliases)
 
@@ -196,15 +196,34 @@ def write_step(
 
 
 @garbage.later()
-def _rows(plan: Plan, digests: Mapping[str, Digests]) -> list[RowFields]:
-    rows: list[RowFields] = [
-        (name, spec, file.name, offset, checksums[index], box)
-        for file, checksums in ((file, digests[file.name]["crc32c"]) for file in plan.layout.files)
-        for index, offset, (name, spec, box) in file.parts()
-    ]
+def _rows(plan: Plan, digests: Mapping[str, Digests]) -> Table:
+    files = [file.name for file in plan.layout.files]
+    indexes: list[int] = []
+    parts: list[Part] = []
+    offsets: list[int | None] = []
+    checksums: list[int | None] = []
+    for number, file in enumerate(plan.layout.files):
+        held, starts = file.held, file.offsets
+        parts += [part for part in file.pieces if isinstance(part, Part)]
+        offsets += [starts[index] for index in held]
+        checksums += map(digests[file.name]["crc32c"].__getitem__, held)
+        indexes += repeat(number, len(held))
     # String tensors have no raw bytes: the format's own reader decodes them, and the last file is the one it opens.
-    last = plan.layout.files[-1].name
-    return rows + [(name, plan.flat.specs[name], last, None, None, None) for name in plan.flat.strings]
+    for name in plan.flat.strings:
+        parts.append(Part(name, plan.flat.specs[name]))
+        offsets.append(None)
+        checksums.append(None)
+        indexes.append(len(files) - 1)
+    boxes = [part[2] for part in parts]
+    return Table(
+        [part[0] for part in parts],
+        [part[1] for part in parts],
+        files,
+        indexes,
+        offsets,
+        checksums,
+        boxes if any(boxes) else None,
+    )
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -8,9 +8,8 @@ None, bools, ints below 2**53, finite floats, text. ``docs/format.md`` lists the
 import base64
 import math
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
-from operator import itemgetter, methodcaller
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -26,8 +25,7 @@ MAX_DEPTH = 64  # of a state
 _PATH_DEPTH = MAX_DEPTH + 8  # with the state of a generator below
 _JSON_DEPTH = 3 * MAX_DEPTH + 8  # an object whose state is a tuple takes three levels of JSON
 _TENSOR = frozenset({"$tensor", "kind", "text"})
-_HAS_TENSOR: Callable[[Any], bool] = methodcaller("__contains__", "$tensor")
-_NAME: Callable[[Any], Any] = itemgetter("$tensor")
+_MOST_ABOVE = 256  # characters of a path above $arrays: a few keys in a file must not become names of any length
 _MAKE: Callable[..., Any] = tuple.__new__
 _EXACT = 1 << 53  # ints below this are exact in every JSON reader
 _KEYS = 1 << 63  # keys of dicts are smaller
@@ -45,12 +43,33 @@ class Fields(dict[str, Any]):
     """A decoded namedtuple, with the names of its fields."""
 
 
+class Arrays(dict[str, str]):
+    """A dict of nothing but numpy arrays in an `Outline`: by key the name of each."""
+
+
+class Outline(NamedTuple):
+    """A decoded skeleton with few objects, as there may be many tensors: `spelled` makes a `TensorNode` for each.
+
+    ``tree`` has `TensorNode`, `Arrays` and `RngState` in it. ``names`` are those of all tensors, in order.
+    """
+
+    tree: Any
+    names: list[str]
+
+
 def mapping(items: Iterable[tuple[Any, JSON]]) -> JSON:
     """The JSON of a dict whose keys are str and int and whose values are JSON already."""
     made = dict(items)
     if {str}.issuperset(map(type, made)) and not [key for key in made if key[:1] == "$"]:
         return made
     return {"$dict": [[scalar(key), value] for key, value in made.items()]}
+
+
+def arrays(keys: Sequence[Any], path: Path) -> dict[str, JSON] | None:
+    """The JSON of a dict at ``path`` of numpy arrays whose names are their own paths; None if it has another form."""
+    if set(map(type, keys)) != {str} or "$" in "".join(keys) or len(_start(path)) > _MOST_ABOVE:
+        return None
+    return {"$arrays": [*keys]}
 
 
 def scalar(value: Any) -> JSON:
@@ -88,23 +107,34 @@ def decode(
     skeleton: JSON,
     leaf: Callable[[Path, TensorNode | RngState], Any],
     namedtuple: Callable[[dict[str, Any]], Any] = Fields,
-    *,
-    nodes: list[TensorNode] | None = None,
 ) -> Any:
     """The state of this skeleton: dicts, lists, tuples and plain values.
 
     ``leaf`` makes what stands for a tensor or a generator, ``namedtuple`` what stands for one. Dataclasses and
-    objects with a `state_dict` become dicts (or whatever their state was). With ``nodes``, which gets all tensors, these stand
-    for themselves.
+    objects with a `state_dict` become dicts (or whatever their state was).
 
     Raises:
         CorruptCheckpointError: it is no skeleton; names the place.
     """
-    decoder = _Decoder(leaf, namedtuple, keep=nodes is not None)
-    made = decoder.value(skeleton, ())
-    if nodes is not None:
-        nodes += decoder.nodes
-    return made
+    return _Decoder(leaf, namedtuple).value(skeleton, ())
+
+
+def outline(skeleton: JSON) -> Outline:
+    """The skeleton decoded, with no more objects than needed. Raises like `decode`."""
+    decoder = _Outliner(lambda _, found: found, Fields)
+    return Outline(decoder.value(skeleton, ()), list(decoder.names))
+
+
+def spelled(tree: Any) -> Any:
+    """An outline's tree with a `TensorNode` for each tensor, as `decode` gives it when leaves stand for themselves."""
+    kind = type(tree)
+    if kind is Arrays:
+        # By `tuple`, because a call of a NamedTuple's own `__new__` takes three times as long.
+        nodes = map(_MAKE, repeat(TensorNode), zip(tree.values(), repeat("numpy"), repeat(None)))
+        return dict(zip(tree, nodes, strict=True))
+    if kind is dict or kind is Fields:
+        return kind(zip(tree, map(spelled, tree.values()), strict=True))
+    return kind(map(spelled, tree)) if kind is list or kind is tuple else tree
 
 
 class _Decoder:
@@ -113,20 +143,18 @@ class _Decoder:
         leaf: Callable[[Path, TensorNode | RngState], Any],
         namedtuple: Callable[[dict[str, Any]], Any],
         depth: int = 0,
-        *,
-        keep: bool = False,
     ) -> None:
         self.leaf = leaf
         self.namedtuple = namedtuple
         self.depth = depth
-        self.names: set[str] = set()
-        self.keep = keep
-        self.nodes: list[TensorNode] = []
+        self.names: dict[str, None] = {}  # in order
 
     def value(self, node: JSON, path: Path) -> Any:
         kind = type(node)
         if kind is dict and "$tensor" in node and node.keys() <= _TENSOR:  # a short way, because there may be many
             return self.tensor(node, path)
+        if kind is dict and "$arrays" in node and len(node) == 1:
+            return self.arrays(node["$arrays"], path)
         if kind is not dict and kind is not list:
             _check(node is None or kind in (bool, int, float, str), path, f"holds a {kind.__name__}")
             return node
@@ -139,8 +167,6 @@ class _Decoder:
     def object(self, node: dict[str, JSON], path: Path) -> Any:
         marks = [key for key in node if key[:1] == "$"]
         if not marks:
-            if self.keep and (tensors := self.tensors(node)) is not None:
-                return tensors
             return {key: self.value(item, (*path, key)) for key, item in node.items()}
         decoder = _MARKS.get(marks[0])
         if decoder is None or len(marks) > 1:
@@ -152,20 +178,21 @@ class _Decoder:
         except (LookupError, ValueError, TypeError, AttributeError, OverflowError, struct.error, UnsupportedTensorError) as error:
             raise _damaged(path, f"has a bad {marks[0]}: {type(error).__name__}: {error}") from error
 
-    def tensors(self, node: dict[str, JSON]) -> dict[str, TensorNode] | None:
-        """A dict of nothing but numpy arrays, all at once; None if it is any other."""
-        values = node.values()
-        if set(map(type, values)) != {dict} or set(map(len, values)) != {1} or not all(map(_HAS_TENSOR, values)):
-            return None
-        names = list(map(_NAME, values))
-        fresh = set(names) if set(map(type, names)) == {str} else set()
-        if len(fresh) < len(names) or not self.names.isdisjoint(fresh):
-            return None  # one by one, to tell which
-        self.names |= fresh
-        # By `tuple`, because a call of a NamedTuple's own `__new__` takes three times as long.
-        made = list(map(_MAKE, repeat(TensorNode), zip(names, repeat("numpy"), repeat(None))))
-        self.nodes += made
-        return dict(zip(node, made, strict=True))
+    def arrays(self, keys: JSON, path: Path) -> Any:
+        """A dict of nothing but numpy arrays."""
+        return {key: self.leaf((*path, key), TensorNode(name)) for key, name in self.named(keys, path).items()}
+
+    def named(self, keys: JSON, path: Path) -> Arrays:
+        """By key the names of these arrays, which were not named before."""
+        start = _start(path)
+        if not isinstance(keys, list) or set(map(type, keys)) - {str} or len(start) > _MOST_ABOVE:
+            raise _damaged(path, f"has a bad $arrays: no list of keys, or not at most {_MOST_ABOVE} characters below the top")
+        made = Arrays(zip(keys, [start + key for key in keys] if start else keys, strict=True))
+        before = len(self.names)
+        self.names |= dict.fromkeys(made.values())
+        if len(made) < len(keys) or len(self.names) < before + len(keys):
+            raise _damaged(path, "has a bad $arrays: it names a tensor a second time")
+        return made
 
     def tensor(self, node: dict[str, JSON], path: Path) -> Any:
         name, kind, text = node["$tensor"], node.get("kind", "numpy"), node.get("text")
@@ -173,12 +200,8 @@ class _Decoder:
             raise _damaged(path, "has a bad $tensor: its fields are text")
         if name in self.names:
             raise _damaged(path, f"names the tensor {name!r} a second time")
-        self.names.add(name)
-        found = TensorNode(name, kind, text)
-        if self.keep:
-            self.nodes.append(found)
-            return found
-        return self.leaf(path, found)
+        self.names[name] = None
+        return self.leaf(path, TensorNode(name, kind, text))
 
     def rng(self, node: dict[str, JSON], path: Path) -> Any:
         saved = RngState(_text(node["$rng"]), _RngDecoder(self.leaf, self.namedtuple, self.depth).value(node["state"], path))
@@ -203,6 +226,11 @@ class _Decoder:
 
     def array(self, node: dict[str, JSON], path: Path) -> Any:
         raise _damaged(path, "has an array out of place")
+
+
+class _Outliner(_Decoder):
+    def arrays(self, keys: JSON, path: Path) -> Arrays:
+        return self.named(keys, path)
 
 
 class _RngDecoder(_Decoder):
@@ -283,6 +311,11 @@ def _decode_complex(real: JSON, imag: JSON) -> complex:
     return complex(_decode_float(real), _decode_float(imag))
 
 
+def _start(path: Path) -> str:
+    """What the names of tensors at this path begin with, unless they had to be escaped."""
+    return "".join([f"{key}/" for key in path])
+
+
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else _bad()
 
@@ -311,6 +344,7 @@ PLAIN: dict[type, Callable[[Any], JSON]] = {  # Python's plain types, and what m
 }
 _MARKS: dict[str, Callable[[Any, dict[str, JSON], Path], Any]] = {
     "$tensor": _Decoder.tensor,
+    "$arrays": lambda it, node, path: it.arrays(node["$arrays"], path),
     "$rng": _Decoder.rng,
     "$tuple": lambda it, node, path: tuple(it.items(node["$tuple"], path)),
     "$namedtuple": lambda it, node, path: it.namedtuple(it.fields(node, path)),

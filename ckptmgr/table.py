@@ -1,28 +1,32 @@
-"""The rows of a ``tree.json`` as columns: where each tensor lies, checked for all of them at once.
+"""Where each tensor of a step lies, in columns: as they stand in ``tree.json``, checked for all of them at once.
 
 The law: no more Python objects than columns. There may be 20,000 rows, and one object for each costs more than reading their
 bytes; a `Row` is made when somebody asks for one.
+
+In JSON the columns are cut into blocks of a few hundred rows, so that one tensor can be found without the others. What a tensor
+is, its dtype, shape and size, is said once for all that are alike: their kind.
 """
 
 import functools
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import groupby, repeat
 from typing import Any, NamedTuple, Self, overload
 
 import numpy as np
 
 from ckptmgr.box import Box
 from ckptmgr.errors import UnsupportedTensorError
-from ckptmgr.fields import MAX_INT
+from ckptmgr.fields import MAX_INT, Fields
 from ckptmgr.spec import TensorSpec
+from ckptmgr.step import JSON
 
 MAX_RANK = 64
+BLOCK = 256  # rows at most
 
 _DTYPE = re.compile(r"[a-z]{3}[0-9A-Za-z_\[\]]*")  # units of time have capitals: datetime64[D]
-_WHOLE, _SLICE = 7, 9  # fields of a row: a slice has its start and stop besides
 
 
 class Row(NamedTuple):
@@ -48,7 +52,6 @@ class Table(Sequence[Row]):
     files: Sequence[str]
     indexes: Sequence[int]
     offsets: Sequence[int | None]
-    sizes: Sequence[int]
     checksums: Sequence[int | None]
     boxes: Sequence[Box | None] | None = None
 
@@ -60,38 +63,81 @@ class Table(Sequence[Row]):
         files = {file: index for index, file in enumerate(dict.fromkeys(row.file for row in rows))}
         columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in Row._fields]
         names, specs, places, offsets, checksums, boxes = columns
-        sizes = [nbytes(row.spec, row.box) for row in rows]
-        indexes = [files[file] for file in places]
-        return cls(names, specs, list(files), indexes, offsets, sizes, checksums, boxes if any(boxes) else None)
+        return cls(names, specs, list(files), [files[file] for file in places], offsets, checksums, boxes if any(boxes) else None)
 
     @classmethod
-    def parse(cls, rows: list[Any], files: list[str]) -> Self:
-        """The table whose rows are JSON, which may be anything.
+    def parse(cls, blocks: Sequence[JSON], kinds: Sequence[JSON]) -> Self:
+        """The table whose blocks and kinds are JSON, which may be anything; kinds that no row has are not looked at.
 
         Raises:
             ValueError: a row that cannot be; the message goes on from the name of the file.
         """
-        if len(set(files)) < len(files):
-            raise ValueError("lists a file twice")
-        check_type(rows, list)
-        lengths = set(map(len, rows))
-        if not lengths <= {_WHOLE, _SLICE}:
-            raise ValueError(f"has a row of neither {_WHOLE} nor {_SLICE} fields among its tensors")
-        columns = list(zip(*rows, strict=False)) or [()] * _WHOLE  # to the end of the shortest: those of slices come below
-        names, dtypes, shapes, indexes, offsets, sizes, checksums = columns[:_WHOLE]
+        names: list[Any] = []
+        numbers: list[Any] = []
+        offsets: list[Any] = []
+        checksums: list[Any] = []
+        slices: list[Any] = []
+        files: dict[str, int] = {}
+        indexes: list[int] = []
+        for value in blocks:
+            block = Fields(value, "a block of tensors")
+            index = files.setdefault(block.text("file"), len(files))
+            found = [block.array(key) for key in ("names", "kinds", "offsets", "crc32c")]
+            found.append(_pairs(block) if "starts" in block.rest else [None] * len(found[0]))
+            if len(set(map(len, found))) > 1:
+                raise ValueError(f"has a block of {len(found[0])} tensors with columns of other lengths")
+            for column, part in zip((names, numbers, offsets, checksums, slices), found, strict=True):
+                column += part
+            indexes += repeat(index, len(found[0]))
         check_type(names, str)
-        _check_range(indexes, len(files) - 1, "files")
-        _check_range(sizes, MAX_INT, "sizes")
+        _check_range(numbers, len(kinds) - 1, "kinds")
         _check_range(_known(offsets), MAX_INT, "offsets")
         _check_range(_known(checksums), 2**32 - 1, "checksums")
-        specs = _specs(dtypes, shapes)
-        boxes = _boxes(rows, specs) if _SLICE in lengths else None
-        expected = tuple([spec.nbytes for spec in specs] if boxes is None else map(nbytes, specs, boxes))
-        if sizes != expected:
-            name, found, size = next(each for each in zip(names, sizes, expected, strict=True) if each[1] != each[2])
-            raise ValueError(f"gives the tensor {name!r} {found} bytes, where its dtype and shape make {size}")
-        _check_names(names, specs, sliced=boxes is not None)
-        return cls(list(names), specs, files, indexes, offsets, sizes, checksums, boxes)
+        specs = list(map(_specs(kinds, set(numbers)).__getitem__, numbers))
+        boxes = list(map(_box, names, specs, slices)) if any(slices) else None
+        table = cls(names, specs, list(files), indexes, offsets, checksums, boxes)
+        table._check_names()
+        return table
+
+    def _check_names(self) -> None:
+        if len(self.numbers) == len(self.names):
+            return
+        if self.boxes is None:
+            raise ValueError("has a tensor twice")
+        kinds = dict(zip(self.names, self.specs, strict=True))
+        if wrong := [name for name, spec in zip(self.names, self.specs, strict=True) if kinds[name] is not spec]:
+            raise ValueError(f"has slices of the tensor {wrong[0]!r} that differ in dtype or shape")
+
+    def blocks(self) -> tuple[list[JSON], list[JSON]]:
+        """The blocks and the kinds, as `parse` takes them."""
+        specs = {id(spec): spec for spec in self.specs}  # by identity: there are few, and to hash one costs more than all else
+        numbers = {spec: number for number, spec in enumerate(dict.fromkeys(specs.values()))}
+        number_of = {key: numbers[spec] for key, spec in specs.items()}
+        kinds = list(map(number_of.__getitem__, map(id, self.specs)))
+        return [self._block(rows, kinds) for rows in self._cut()], [
+            [spec.dtype, list(spec.shape), spec.nbytes] for spec in numbers
+        ]
+
+    def _block(self, rows: slice, kinds: list[int]) -> JSON:
+        block: dict[str, Any] = {
+            "file": self.files[self.indexes[rows.start]],
+            "names": self.names[rows],
+            "kinds": kinds[rows],
+            "offsets": self.offsets[rows],
+            "crc32c": self.checksums[rows],
+        }
+        if self.boxes and (boxes := [box for box in self.boxes[rows] if box is not None]):
+            block |= {"starts": [box.start for box in boxes], "stops": [box.stop for box in boxes]}
+        return block
+
+    def _cut(self) -> Iterator[slice]:
+        """The rows in blocks: of one file each, and of whole tensors or of slices."""
+        alike = self.indexes if self.boxes is None else zip(self.indexes, (box is None for box in self.boxes), strict=True)
+        start = 0
+        for _, run in groupby(alike):
+            stop = start + len(list(run))
+            yield from (slice(at, min(at + BLOCK, stop)) for at in range(start, stop, BLOCK))
+            start = stop
 
     @functools.cached_property
     def numbers(self) -> dict[str, list[int] | int]:
@@ -113,15 +159,24 @@ class Table(Sequence[Row]):
     @functools.cached_property
     def places(self) -> np.ndarray[Any, Any]:
         """The offset of each row as an array of int64; -1 for none."""
-        return np.array([-1 if offset is None else offset for offset in self.offsets], np.int64)
+        offsets = self.offsets if None not in self.offsets else [-1 if offset is None else offset for offset in self.offsets]
+        return np.array(offsets, np.int64)
+
+    @functools.cached_property
+    def sizes(self) -> np.ndarray[Any, Any]:
+        """Bytes of each row as an array of uint64."""
+        sizes = [spec.nbytes for spec in self.specs] if self.boxes is None else map(nbytes, self.specs, self.boxes)
+        return np.fromiter(sizes, np.uint64, len(self.specs))
 
     def intruder(self) -> str | None:
         """The name of a tensor that has bytes of another one, or bytes where strings have none."""
-        offsets, sizes = self.places, np.array(self.sizes, np.uint64)
+        offsets, sizes = self.places, self.sizes
         # A string tensor has no bytes, but a slice of one is not 0 bytes by its dtype.
         strings = [index for index, spec in enumerate(self.specs) if spec.is_string] if self.boxes or 0 in self.sizes else ()
         if wrong := [index for index in strings if offsets[index] >= 0]:
             return self.names[wrong[0]]
+        if len(self.names) < 2:
+            return None
         held = np.flatnonzero((offsets >= 0) & (sizes > 0))
         files = np.array(self.indexes, np.int64)[held]
         starts, stops = offsets[held].astype(np.uint64), offsets[held].astype(np.uint64) + sizes[held]
@@ -174,13 +229,20 @@ def _check_range(values: Sequence[Any], most: int, what: str) -> None:
         raise ValueError(f"has {what} of tensors out of range (from {min(values)} to {max(values)})")
 
 
-def _specs(dtypes: Sequence[Any], shapes: Sequence[Any]) -> list[TensorSpec]:
-    """One spec per row, the same object for equal ones."""
-    check_type(dtypes, str)
-    check_type(shapes, list)
-    check_type(chain.from_iterable(shapes), int)
-    made: dict[tuple[str, tuple[int, ...]], TensorSpec] = {}
-    return [made.get(key) or made.setdefault(key, _spec(*key)) for key in zip(dtypes, map(tuple, shapes), strict=True)]
+def _specs(kinds: Sequence[JSON], numbers: Iterable[int]) -> dict[int, TensorSpec]:
+    """The specs of the kinds with these numbers, the same object for equal ones."""
+    made: dict[TensorSpec, TensorSpec] = {}
+    return {number: made.setdefault(spec := _kind(kinds[number]), spec) for number in numbers}
+
+
+def _kind(kind: Any) -> TensorSpec:
+    if type(kind) is not list or len(kind) != 3 or type(kind[0]) is not str or type(kind[1]) is not list:
+        raise ValueError(f"has {kind!r:.60} as a kind of tensors, which is no dtype, shape and bytes")
+    dtype, shape, size = kind
+    spec = _spec(dtype, tuple(shape))
+    if type(size) is not int or size != spec.nbytes:
+        raise ValueError(f"gives tensors of dtype {dtype} and shape {shape} {size!r:.40} bytes, where these make {spec.nbytes}")
+    return spec
 
 
 def _spec(dtype: str, shape: tuple[int, ...]) -> TensorSpec:
@@ -196,26 +258,22 @@ def _spec(dtype: str, shape: tuple[int, ...]) -> TensorSpec:
     return spec
 
 
-def _boxes(rows: list[Any], specs: list[TensorSpec]) -> list[Box | None]:
-    """The slice each row is of; None for a whole tensor."""
-    return [_box(row, spec) if len(row) == _SLICE else None for row, spec in zip(rows, specs, strict=True)]
+def _pairs(block: Fields) -> list[tuple[JSON, JSON]]:
+    """Where each slice starts and stops."""
+    starts, stops = block.array("starts"), block.array("stops")
+    if len(starts) != len(stops):
+        raise ValueError(f"has a block with {len(starts)} starts and {len(stops)} stops of slices")
+    return list(zip(starts, stops, strict=True))
 
 
-def _box(row: list[Any], spec: TensorSpec) -> Box:
-    start, stop = row[_WHOLE:]
-    check_type((start, stop), list)
+def _box(name: str, spec: TensorSpec, ends: tuple[Any, Any] | None) -> Box | None:
+    """The slice with these ends; None for a whole tensor."""
+    if ends is None:
+        return None
+    check_type(ends, list)
+    start, stop = map(tuple, ends)
     check_type((*start, *stop), int)
-    box = Box(tuple(start), tuple(stop))
+    box = Box(start, stop)
     if not box.fits(spec.shape):
-        raise ValueError(f"has a slice of the tensor {row[0]!r} from {box.start} to {box.stop}, outside of {spec.shape}")
+        raise ValueError(f"has a slice of the tensor {name!r} from {box.start} to {box.stop}, outside of {spec.shape}")
     return box
-
-
-def _check_names(names: Collection[str], specs: list[TensorSpec], *, sliced: bool) -> None:
-    kinds = dict(zip(names, specs, strict=True))
-    if len(kinds) == len(names):
-        return
-    if not sliced:
-        raise ValueError("has a tensor twice")
-    if wrong := [name for name, spec in zip(names, specs, strict=True) if kinds[name] is not spec]:
-        raise ValueError(f"has slices of the tensor {wrong[0]!r} that differ in dtype or shape")

@@ -157,6 +157,11 @@ def join(path: Path) -> str:
 
 def names(paths: Sequence[Path]) -> list[str]:
     """The names of tensors at these paths, which are different from each other; see the module's docstring."""
+    return _names(paths)[0]
+
+
+def _names(paths: Sequence[Path]) -> tuple[list[str], set[int]]:
+    """The names, and the indexes of those that are escaped."""
     try:
         found = list(map("/".join, paths)) if () not in paths else [ROOT]  # type: ignore[arg-type]
     except TypeError:
@@ -167,7 +172,7 @@ def names(paths: Sequence[Path]) -> list[str]:
         escaped.update(index for index, name in enumerate(found) if count[name] > 1)
         for index in escaped:
             found[index] = "/".join(map(_escape, paths[index]))
-    return found
+    return found, escaped
 
 
 def _type_name(value: Any) -> str:
@@ -187,20 +192,25 @@ def _escape(key: str | int) -> str:
 class _Flattening:
     # One of these runs for each of maybe 20,000 small tensors, or 100,000 numbers: what is common is kept short.
     def __init__(self) -> None:
-        self.paths: list[Path] = []  # of each tensor, as are the next four
-        self.nodes: list[dict[str, JSON]] = []
+        self.paths: list[Path] = []  # of each tensor, as are the next three
         self.leaves: list[Any] = []
         self.specs: list[TensorSpec] = []
         self.firsts: list[int] = []  # the index of the first tied one
+        self.nodes: list[tuple[int, dict[str, JSON]]] = []  # of single tensors, with their index
+        self.groups: list[tuple[range, dict[str, JSON]]] = []  # of many at once
         self.strings: dict[int, list[bytes]] = {}
         self.scalars: dict[Path, Scalar] = {}
         self.seen: dict[Hashable, int] = {}
 
     def run(self, state: Any) -> Flat:
         tree = self.value(state, ())
-        found = names(self.paths)
-        for name, node in zip(found, self.nodes, strict=True):
-            node["$tensor"] = name
+        found, escaped = _names(self.paths)
+        for index, node in self.nodes:
+            node["$tensor"] = found[index]
+        for indexes, node in self.groups if escaped else ():
+            if not escaped.isdisjoint(indexes):
+                node.clear()
+                node.update({str(self.paths[index][-1]): {"$tensor": found[index]} for index in indexes})
         tensors, specs = dict(zip(found, self.leaves, strict=True)), dict(zip(found, self.specs, strict=True))
         aliases = {found[index]: found[first] for index, first in enumerate(self.firsts) if first != index}
         for alias in aliases:
@@ -230,10 +240,9 @@ class _Flattening:
         except UnsupportedLeafError as error:
             raise unsupported(path, error) from error
         if inner is not None:
-            nodes = self.arrays(inner, path)
-            if nodes is None:
-                nodes = [(key, self.value(item, (*path, key))) for key, item in inner]
-            return containers.encode(value, nodes)
+            if (found := self.arrays(value, inner, path)) is not None:
+                return found
+            return containers.encode(value, [(key, self.value(item, (*path, key))) for key, item in inner])
         if saved is None:
             raise unsupported(path, f"is of type {_type_name(value)}, which cannot be stored: {_HINT}")
         return {"$rng": saved.kind, "state": skeleton.plain(saved.state)}
@@ -267,17 +276,17 @@ class _Flattening:
         except (UnsupportedLeafError, UnsupportedTensorError) as error:
             raise unsupported(path, error) from error
         self.paths.append(path)
-        self.nodes.append(node)
+        self.nodes.append((index, node))
         self.leaves.append(leaf)
         self.specs.append(spec)
         self.firsts.append(first)
         return node
 
-    def arrays(self, inner: Sequence[tuple[str | int, Any]], path: Path) -> list[tuple[str | int, JSON]] | None:
-        """The nodes of a container of nothing but numpy arrays that share nothing, all at once; None if it is any other."""
+    def arrays(self, value: Any, inner: Sequence[tuple[str | int, Any]], path: Path) -> JSON | None:
+        """The node of a container of nothing but numpy arrays that share nothing, all at once; None if it is any other."""
         if not inner or type(inner[0][1]) is not np.ndarray:
             return None
-        leaves = [leaf for _, leaf in inner]
+        keys, leaves = [key for key, _ in inner], [leaf for _, leaf in inner]
         if set(map(type, leaves)) != {np.ndarray} or [True for leaf in leaves if leaf.base is not None]:
             return None
         try:
@@ -288,14 +297,17 @@ class _Flattening:
         fresh: dict[Hashable, int] = dict(zip(map(id, leaves), indexes, strict=True))  # see `NumpyAdapter.identity`
         if len(fresh) < len(leaves) or not self.seen.keys().isdisjoint(fresh) or 0 in [spec.nbytes for spec in specs]:
             return None
-        nodes: list[tuple[str | int, dict[str, JSON]]] = [(key, {"$tensor": None}) for key, _ in inner]
-        self.paths += [(*path, key) for key, _ in inner]
-        self.nodes += [node for _, node in nodes]
+        self.paths += [(*path, key) for key in keys]
         self.leaves += leaves
         self.specs += specs
         self.firsts += indexes
         self.seen |= fresh
-        return nodes
+        if type(value) is dict and (group := skeleton.arrays(keys, path)) is not None:
+            self.groups.append((indexes, group))
+            return group
+        nodes: list[dict[str, JSON]] = [{"$tensor": None} for _ in keys]
+        self.nodes += zip(indexes, nodes, strict=True)
+        return containers.encode(value, list(zip(keys, nodes, strict=True)))
 
     def string(self, node: dict[str, JSON], array: np.ndarray[Any, Any], index: int | None) -> None:
         if index is not None:

@@ -1,31 +1,32 @@
 """``tree.json``: the skeleton of a saved state, and where in the step's files the bytes of each tensor lie.
 
-The law: ``TreeFile.decode(tree.encode())`` equals ``tree``. There may be many tensors, so each is one row on one line,
-and rows are checked by columns. The manifest has the checksum of the whole file.
+The law: ``TreeFile.decode(tree.encode())`` equals ``tree``. There may be many tensors, so they stand in columns, and a line has
+those of a few hundred (see `table`). The manifest has the checksum of the whole file.
 """
 
 import functools
 import json
-from collections.abc import Collection, Mapping, Sequence
+import mmap
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from json.encoder import encode_basestring_ascii as quoted
-from typing import Any, NoReturn, Self, TypeAlias
+from typing import Any, NoReturn, Self, TypeVar, cast
 
 from ckptmgr import garbage
-from ckptmgr.box import Box
 from ckptmgr.errors import CorruptCheckpointError, FormatVersionError, shown
 from ckptmgr.fields import Fields
 from ckptmgr.manifest import FORMAT_VERSION, TREE, check_version
-from ckptmgr.spec import TensorSpec
 from ckptmgr.step import JSON
-from ckptmgr.table import Row, Table, check_type, nbytes
+from ckptmgr.table import Row, Table, check_type
 
-__all__ = ["Row", "RowFields", "TreeFile", "TreeText", "encode"]
+__all__ = ["Row", "Table", "TreeFile", "TreeText", "encode"]
 
-RowFields: TypeAlias = tuple[str, TensorSpec, str, int | None, int | None, Box | None]  # a row as a plain tuple
+T = TypeVar("T", "TreeFile", "TreeFile | None")
 
-_HEAD = b'{\n"format_version": %d,\n"files": ' % FORMAT_VERSION  # as `encode` begins; the files end with their line
+_HEAD = b'{\n"format_version": %d,\n"kinds": ' % FORMAT_VERSION  # as `encode` begins; the kinds end with their line
+_TENSORS = b'\n"tensors": [\n'
 _FEW = 16  # tensors that are looked up one by one before all rows are decoded
 
 
@@ -50,7 +51,7 @@ class TreeFile:
 
     def encode(self) -> bytes:
         """The file's bytes; see `encode`."""
-        return encode(self.skeleton, self.rows, self.aliases, self.metadata, self.paths)
+        return encode(self.skeleton, Table.of(self.rows), self.aliases, self.metadata, self.paths)
 
     def check(self, files: Collection[str], *, where: str) -> None:
         """Raises CorruptCheckpointError unless all tensors lie in these files and no byte belongs to two of them.
@@ -65,7 +66,7 @@ class TreeFile:
 
     @classmethod
     @garbage.later()
-    def decode(cls, data: bytes, *, where: str) -> Self:
+    def decode(cls, data: bytes | memoryview, *, where: str) -> Self:
         """The tree in these bytes, which may be anything. ``where`` is their place.
 
         The skeleton is JSON and nothing more: whoever builds a state from it checks it.
@@ -74,18 +75,15 @@ class TreeFile:
             CorruptCheckpointError: they are not a tree file.
             FormatVersionError: written by a newer ckptmgr.
         """
-        try:
-            return cls._from_json(_parse(data))
-        except FormatVersionError as error:
-            raise FormatVersionError(f"{where!r} {error}", found=error.found, supported=FORMAT_VERSION) from None
-        except ValueError as error:
-            raise CorruptCheckpointError(f"{where!r} {error}", file=TREE) from error
+        with _explained(where):
+            return cls.from_json(_parse(data))
 
     @classmethod
-    def _from_json(cls, value: JSON) -> Self:
+    def from_json(cls, value: JSON) -> Self:
+        """The tree of this JSON. Raises ValueError; the message goes on from the name of the file."""
         fields = Fields(value, "the tree")
         check_version(fields)
-        rows = Table.parse(fields.array("tensors"), fields.texts("files"))
+        rows = Table.parse(fields.array("tensors"), fields.array("kinds"))
         aliases, names = fields.object("aliases"), rows.numbers
         for alias, name in aliases.items():
             if alias in names or type(name) is not str or name not in names:
@@ -96,24 +94,26 @@ class TreeFile:
 
 
 class TreeText:
-    """The bytes of a ``tree.json`` that are decoded no further than somebody asks: one tensor is found by its line.
+    """The bytes of a ``tree.json`` that are decoded no further than somebody asks: one tensor is found by the line of its block.
 
     ``files`` are those that tensors may lie in. Raises like `TreeFile.decode` and `TreeFile.check`, when it is asked; errors
     tell the ``step``.
     """
 
-    def __init__(self, data: bytes, files: Collection[str], *, where: str, step: int | None = None) -> None:
-        self._data = data
+    def __init__(self, data: bytes | memoryview, files: Collection[str], *, where: str, step: int | None = None) -> None:
+        self._all = data
+        # To be searched; what holds a view may end in zeros.
+        self._data = cast(bytes | mmap.mmap, data.obj if isinstance(data, memoryview) else data)
         self._allowed = files
         self._where, self._step = where, step
         self._asked = 0
-        if not data.startswith(_HEAD):
+        if data[: len(_HEAD)] != _HEAD:
             _ = self.tree  # of another version, or not as we write it
 
     @functools.cached_property
     def tree(self) -> TreeFile:
         """All of it, checked."""
-        tree = self._decoded(self._data)
+        tree = self._checked(lambda: TreeFile.decode(self._all, where=self._where))
         self._asked = _FEW
         return tree
 
@@ -122,22 +122,34 @@ class TreeText:
         if self._asked >= _FEW:
             return None
         self._asked += 1
-        start, lines = b"\n[" + quoted(name).encode() + b",", []
-        at = self._data.find(start)
-        while at >= 0:
-            lines.append(self._data[at + 1 : self._data.find(b"\n", at + 1)].rstrip(b","))
-            at = self._data.find(start, at + 1)
-        if not lines:
-            return None
-        files = self._data[len(_HEAD) : self._data.find(b",\n", len(_HEAD))]
-        # Of a whole tree, so that nothing is checked in another way.
-        text = b'{"format_version":%d,"aliases":{},"metadata":{},"files":%s,"tensors":[%s]}'
-        return self._decoded(text % (FORMAT_VERSION, files, b",".join(lines)))
+        return self._checked(lambda: self._only(name))
 
-    def _decoded(self, data: bytes) -> TreeFile:
+    def _only(self, name: str) -> TreeFile | None:
+        with _explained(self._where):
+            blocks = [block for line in self._lines(quoted(name).encode()) if (block := _rows(_parse(line), name))]
+            if not blocks:
+                return None
+            # A whole tree, so that nothing is checked in another way.
+            tree = {"format_version": FORMAT_VERSION, "aliases": {}, "metadata": {}, "kinds": self._kinds, "tensors": blocks}
+            return TreeFile.from_json(tree)
+
+    def _lines(self, text: bytes) -> Iterator[bytes]:
+        """The lines of blocks that have this text in them."""
+        at = self._data.find(text, self._data.find(_TENSORS))
+        while at >= 0:
+            end = self._data.find(b"\n", at)
+            yield self._data[self._data.rfind(b"\n", 0, at) + 1 : end].rstrip(b",")
+            at = self._data.find(text, end)
+
+    @functools.cached_property
+    def _kinds(self) -> JSON:
+        return _parse(self._data[len(_HEAD) : self._data.find(b",\n", len(_HEAD))])
+
+    def _checked(self, decode: Callable[[], T]) -> T:
         try:
-            tree = TreeFile.decode(data, where=self._where)
-            tree.check(self._allowed, where=self._where)
+            tree = decode()
+            if tree is not None:
+                tree.check(self._allowed, where=self._where)
         except CorruptCheckpointError as error:
             error.step = self._step
             raise
@@ -147,51 +159,53 @@ class TreeText:
 @garbage.later()
 def encode(
     skeleton: JSON,
-    rows: Sequence[RowFields],
+    rows: Table,
     aliases: Mapping[str, str],
     metadata: Mapping[str, JSON] | None = None,
     paths: Mapping[str, tuple[str | int, ...]] | None = None,
 ) -> bytes:
-    """The bytes of a tree file: JSON, one tensor a line. ``rows`` are as `Row` says; plain tuples will do.
+    """The bytes of a tree file: JSON, and tensors a block a line.
 
     Raises:
         TypeError, ValueError: a skeleton or metadata that is not plain JSON.
     """
-    files = _files(rows)
-    indexes = {file: index for index, file in enumerate(files)}
-    # By identity: specs are interned, and hashing one costs more than the rest of its line.
-    specs = {id(row[1]): row[1] for row in rows}
-    heads = {key: f"{quoted(spec.dtype)},[{','.join(map(str, spec.shape))}]" for key, spec in specs.items()}
-    lines = [
-        f"[{quoted(name)},{heads[id(spec)]},{indexes[file]},{'null' if offset is None else offset},"
-        f"{spec.nbytes if box is None else nbytes(spec, box)},{'null' if crc32c is None else crc32c}"
-        f"{'' if box is None else f',{list(box.start)},{list(box.stop)}'}]"
-        for name, spec, file, offset, crc32c, box in rows
-    ]
-    head = {
-        "format_version": FORMAT_VERSION,
-        "files": files,
-        "aliases": dict(aliases),
-        "metadata": dict(metadata or {}),
-        **({"paths": dict(paths)} if paths else {}),
-        "skeleton": skeleton,
-    }
-    fields = [f"{quoted(key)}: {json.dumps(value, separators=(',', ':'), allow_nan=False)}" for key, value in head.items()]
-    return "{{\n{},\n{}: [\n{}\n]\n}}\n".format(",\n".join(fields), quoted("tensors"), ",\n".join(lines)).encode()
+    blocks, kinds = rows.blocks()
+    fields = {"format_version": FORMAT_VERSION, "kinds": kinds, "aliases": dict(aliases), "metadata": dict(metadata or {})}
+    fields |= ({"paths": dict(paths)} if paths else {}) | {"skeleton": skeleton}
+    lines = [f"{quoted(key)}: {_json(value)}" for key, value in fields.items()]
+    return "{{\n{},\n{}: [\n{}\n]\n}}\n".format(",\n".join(lines), quoted("tensors"), ",\n".join(map(_json, blocks))).encode()
 
 
-def _files(rows: Sequence[RowFields]) -> list[str]:
-    return list(dict.fromkeys([row[2] for row in rows]))
+_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
-def _parse(data: bytes) -> JSON:
+def _rows(block: JSON, name: str) -> JSON:
+    """Of a block those rows that are this tensor's; None if there are none. What is no block is left for the checks."""
+    if not isinstance(block, dict) or not isinstance(names := block.get("names"), list):
+        return block
+    found = [number for number, each in enumerate(names) if each == name]
+    columns = {key: column for key, column in block.items() if isinstance(column, list) and len(column) == len(names)}
+    return block | {key: [column[number] for number in found] for key, column in columns.items()} if found else None
+
+
+def _parse(data: bytes | memoryview) -> JSON:
     # Without the checks of `fields.parse`, which cost more than the parsing: this file's checksum is in the manifest.
     try:
-        return json.loads(data.decode(), parse_constant=_no_constant)
+        return json.loads(str(data, "utf-8"), parse_constant=_no_constant)
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     except ValueError as error:
         raise ValueError(f"is not JSON: {error}") from error
+
+
+@contextmanager
+def _explained(where: str) -> Iterator[None]:
+    try:
+        yield
+    except FormatVersionError as error:
+        raise FormatVersionError(f"{where!r} {error}", found=error.found, supported=FORMAT_VERSION) from None
+    except ValueError as error:
+        raise CorruptCheckpointError(f"{where!r} {error}", file=TREE) from error
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -3,18 +3,19 @@
 The law: it is what a restore with None as a template would give, in fewer steps. There may be 20,000 tensors.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 from ckptmgr import garbage, rng, transfer
 from ckptmgr.matching import RestoreReport, Stored
 from ckptmgr.rng import RngState
-from ckptmgr.skeleton import Fields, TensorNode
+from ckptmgr.skeleton import Arrays, Fields, TensorNode
 from ckptmgr.source import TensorSource
 from ckptmgr.transfer import Memory, Progress, Verify
 from ckptmgr.tree import ROOT, finish
 
-_CONTAINERS = (dict, Fields, list, tuple)  # of a decoded skeleton, by exact type
+_CONTAINERS = (dict, Arrays, Fields, list, tuple)  # of an outline, by exact type
 
 
 def load(
@@ -22,24 +23,31 @@ def load(
 ) -> tuple[Any, RestoreReport]:
     """The state, and the report of a restore. Raises like `transfer.read`."""
     with garbage.later():
-        names = list(dict.fromkeys(map(stored.tensor, stored.nodes) if stored.aliases else (node.name for node in stored.nodes)))
+        tree, names = stored.outline
+        if stored.aliases:
+            names = list(dict.fromkeys(map(stored.tensor, map(TensorNode, names))))
     arrays, stats = transfer.read_new(source, names, verify=verify, progress=progress, memory=memory)
     with garbage.later():
-        state = _Building(dict(zip(names, arrays, strict=True)), stored).value(stored.tree)
-        filled = tuple(_names(stored.tree, "")) if type(stored.tree) in _CONTAINERS else (ROOT,)
+        state = _Building(dict(zip(names, arrays, strict=True)), stored).value(tree)
+        filled = tuple(_names(tree, "") if type(tree) in _CONTAINERS else [ROOT])
     return state, RestoreReport(filled=filled, stats=stats)
+
+
+_PLAIN = ("numpy", None)  # kind and text of a node whose array needs no finish
 
 
 class _Building:
     def __init__(self, arrays: Mapping[str, Any], stored: Stored) -> None:
         self.arrays = arrays
         self.stored = stored
-        texts = {node.name for node in stored.nodes if node[2] is not None}
-        self.plain = arrays.keys() - texts if texts else arrays.keys()  # that need no finish
-        self.made: dict[str, Any] = {}  # of the others: tied ones are one object
+        self.made: dict[str, Any] = {}  # of those that need a finish: tied ones are one object
 
     def value(self, found: Any) -> Any:
         kind = type(found)
+        if kind is Arrays:
+            if not self.stored.aliases:
+                return dict(zip(found, map(self.arrays.__getitem__, found.values()), strict=True))
+            return {key: self.tensor(TensorNode(name)) for key, name in found.items()}
         if kind is TensorNode:
             return self.tensor(found)
         if kind is dict:
@@ -50,9 +58,9 @@ class _Building:
         return rng.rebuild(found) if kind is RngState else found
 
     def values(self, found: Any) -> list[Any]:
-        arrays, plain, value = self.arrays, self.plain, self.value
+        arrays, value = self.arrays, self.value
         return [
-            arrays[item[0]] if type(item) is TensorNode and item[1] == "numpy" and item[0] in plain else value(item)
+            arrays[item[0]] if type(item) is TensorNode and item[1:] == _PLAIN and item[0] in arrays else value(item)
             for item in found
         ]
 
@@ -63,14 +71,15 @@ class _Building:
         return self.made[name]
 
 
-def _names(tree: Any, start: str) -> Iterator[str]:
+def _names(tree: Any, start: str) -> Iterable[str]:
     """The name of each leaf; ``start`` is what those of a container have in common."""
+    if type(tree) is Arrays:
+        return tree.values()
     keys, values = (tree.keys(), tree.values()) if isinstance(tree, dict) else (range(len(tree)), tree)
     if set(map(type, values)).isdisjoint(_CONTAINERS):
-        yield from [f"{start}{key}" for key in keys]
-        return
-    for key, value in zip(keys, values, strict=True):
-        if type(value) in _CONTAINERS:
-            yield from _names(value, f"{start}{key}/")
-        else:
-            yield f"{start}{key}"
+        return [f"{start}{key}" for key in keys]
+    named = (
+        _names(value, f"{start}{key}/") if type(value) in _CONTAINERS else [f"{start}{key}"]
+        for key, value in zip(keys, values, strict=True)
+    )
+    return chain.from_iterable(named)

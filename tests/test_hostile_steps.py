@@ -46,42 +46,55 @@ def sealed(record: dict) -> bytes:
     return seal(json.dumps(record, indent=2).removesuffix("\n}").encode() + b",\n")
 
 
-def row(**fields: Any) -> Callable[[Any], None]:
-    columns = {"name": 0, "dtype": 1, "shape": 2, "file": 3, "offset": 4, "nbytes": 5, "crc32c": 6}
-
+def row(*kind: Any, **fields: Any) -> Callable[[Any], None]:
     def edit(tree: Any) -> None:
-        for name, value in fields.items():
-            tree["tensors"][0][columns[name]] = value
+        block = tree["tensors"][0]
+        if kind:
+            tree["kinds"][block["kinds"][0]] = list(kind)
+        for column, value in fields.items():
+            block[column][0] = value
 
     return edit
 
 
 def one_place_for_all(tree: Any) -> None:
-    first = tree["tensors"][0]
-    tree["tensors"] = [[f"n{index}", *first[1:]] for index in range(1000)]
-    tree["skeleton"] = {f"n{index}": {"$tensor": f"n{index}"} for index in range(1000)}
+    names = [f"n{index}" for index in range(1000)]
+    tree["tensors"] = [
+        {key: column if key == "file" else column[:1] * 1000 for key, column in tree["tensors"][0].items()} | {"names": names}
+    ]
+    tree["skeleton"] = {"$arrays": names}
 
 
 def string_in_slices(tree: Any) -> None:
-    name, _, _, file, offset, *_ = tree["tensors"][0]
-    tree["tensors"][0] = [name, "string", [1], file, offset, 8, None, [0], [1]]
+    row("string", [1], 0, crc32c=None)(tree)
+    block = tree["tensors"][0]
+    tree["tensors"].append({key: column if key == "file" else column[1:] for key, column in block.items()})
+    tree["tensors"][0] = {key: column if key == "file" else column[:1] for key, column in block.items()}
+    tree["tensors"][0] |= {"starts": [[0]], "stops": [[1]]}
+
+
+def a_name_of_any_length(tree: Any) -> None:
+    tree["skeleton"]["z" * 2**20] = {"$arrays": [f"{index}" for index in range(2**17)]}  # 128 GiB of names
 
 
 @pytest.mark.parametrize(
     "edit",
     [
         one_place_for_all,
-        row(offset=2**62),
-        row(dtype="string", shape=[2], nbytes=0),
-        row(dtype="string", shape=[2], nbytes=0, offset=None, crc32c=None),
+        row(offsets=2**62),
+        row("string", [2], 0),
+        row("string", [2], 0, offsets=None, crc32c=None),
         string_in_slices,
-        row(shape=[0, 2**62, 2**62], nbytes=0),
-        row(shape=[10**9, 10**9], dtype="int8", nbytes=10**18),
-        lambda tree: tree["files"].__setitem__(0, "../../step-00000000/manifest.json"),
-        lambda tree: tree["files"].__setitem__(0, "/etc/passwd"),
-        lambda tree: tree["files"].__setitem__(0, "a/b"),
-        lambda tree: tree["files"].__setitem__(0, "\0"),
-        lambda tree: tree["files"].__setitem__(0, "\ud800"),
+        row("int8", [0, 2**62, 2**62], 0),
+        row("int8", [10**9, 10**9], 10**18),
+        lambda tree: tree["tensors"][0].__setitem__("file", "../../step-00000000/manifest.json"),
+        lambda tree: tree["tensors"][0].__setitem__("file", "/etc/passwd"),
+        lambda tree: tree["tensors"][0].__setitem__("file", "a/b"),
+        lambda tree: tree["tensors"][0].__setitem__("file", "\0"),
+        lambda tree: tree["tensors"][0].__setitem__("file", "\ud800"),
+        lambda tree: tree["skeleton"].__setitem__("z", {"$arrays": ["not there"]}),
+        lambda tree: tree["skeleton"].__setitem__("z", {"$arrays": 7}),
+        a_name_of_any_length,
         lambda tree: tree["skeleton"].__setitem__("z", {"$tensor": "not there"}),
         lambda tree: tree["skeleton"].__setitem__("z", {"$os.system": "true"}),
         lambda tree: tree["skeleton"].__setitem__("z", {"$scalar": "object", "data": "00" * 8}),

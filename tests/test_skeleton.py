@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from ckptmgr import skeleton, tree
 from ckptmgr.errors import CorruptCheckpointError
 
-MARKS = ["$tensor", "$tuple", "$namedtuple", "$dataclass", "$dict", "$object", "$int", "$float", "$str", "$bytes", "$complex"]
-MARKS += ["$scalar", "$rng", "$array", "$", "$new"]
+MARKS = ["$tensor", "$arrays", "$tuple", "$namedtuple", "$dataclass", "$dict", "$object", "$int", "$float", "$str", "$bytes"]
+MARKS += ["$complex", "$scalar", "$rng", "$array", "$", "$new"]
 
 
 def decoded(node: Any) -> Any:
@@ -43,6 +43,14 @@ def generator_state(kind: str, **changes: Any) -> Any:
         {"$tensor": "w", "text": 3},
         [{"$tensor": "w"}, {"$tensor": "w"}],
         {"$tensor": "w", "$tuple": []},
+        {"$arrays": 3},
+        {"$arrays": {"a": 1}},
+        {"$arrays": ["a", 1]},
+        {"$arrays": ["a", "a"]},
+        [{"$tensor": "1/a"}, {"$arrays": ["a"]}],
+        [{"$arrays": ["a"]}, {"$tensor": "0/a"}],
+        {"a": {"$arrays": ["b/c"]}, "a/b": {"$arrays": ["c"]}},
+        {"k" * 300: {"$arrays": ["a"]}},
         {"$unknown": 1},
         {"a": {"$": 1}},
         {"$tuple": 3},
@@ -164,7 +172,30 @@ def test_skeleton_is_plain_readable_json() -> None:
         "rate": 0.5,
         "names": ["a", None, True],
         "betas": {"$tuple": [0.9, 0.99]},
-        "model": {"w": {"$tensor": "model/w"}},
+        "model": {"$arrays": ["w"]},
+    }
+
+
+def test_arrays_of_a_dict_are_listed_by_their_keys_where_these_tell_their_names() -> None:
+    w = np.zeros(2)
+    states = {
+        "list": [w],
+        "numbered": {7: w.copy()},
+        "marked": {"$w": w.copy()},
+        "k" * 300: {"w": w.copy()},
+        "a": {"b/c": w.copy()},
+        "a/b": {"c": w.copy(), "d": w.copy()},
+        "deep": {"er": {"w": w.copy(), "": w.copy()}},
+    }
+
+    assert tree.flatten(states).skeleton == {
+        "list": [{"$tensor": "list/0"}],
+        "numbered": {"$dict": [[7, {"$tensor": "numbered/7"}]]},
+        "marked": {"$dict": [["$w", {"$tensor": "marked/$w"}]]},
+        "k" * 300: {"w": {"$tensor": f"{'k' * 300}/w"}},
+        "a": {"b/c": {"$tensor": "a/b~1c"}},
+        "a/b": {"c": {"$tensor": "a~1b/c"}, "d": {"$tensor": "a/b/d"}},
+        "deep": {"er": {"$arrays": ["w", ""]}},
     }
 
 

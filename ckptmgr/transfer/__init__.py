@@ -12,6 +12,7 @@ windows bring wanted tensors, ``bulk`` does so for many whole ones at once, and 
 from ckptmgr.transfer.checking import Place, Problem, check
 from ckptmgr.transfer.planning import Want
 from ckptmgr.transfer.reading import Memory, Verify, read, read_new
+from ckptmgr.transfer.slabs import pages
 from ckptmgr.transfer.stats import Progress, Stats
 from ckptmgr.transfer.writing import Written, WrittenFile, write
 
@@ -26,6 +27,7 @@ __all__ = [
     "Written",
     "WrittenFile",
     "check",
+    "pages",
     "read",
     "read_new",
     "write",

@@ -60,14 +60,19 @@ def raw(nbytes: int) -> np.ndarray[Any, Any]:
         memory = np.empty(nbytes + ALIGN, np.uint8)
         start = -memory.ctypes.data % ALIGN
         return memory[start : start + nbytes]
+    return np.frombuffer(pages(nbytes), np.uint8)
+
+
+def pages(nbytes: int) -> mmap.mmap:
+    """So many new bytes, in pages of their own: large ones, where the system has such. Raises MemoryError."""
     # Private: the default would be shared with forked children, who would write into our arrays.
     try:
-        pages = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        made = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
         raise MemoryError(f"cannot have {nbytes} bytes of memory") from error
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(pages, np.uint8)
+        made.madvise(mmap.MADV_HUGEPAGE)
+    return made
 
 
 def _carved(kinds: list[Kind], nbytes: int) -> list[np.ndarray[Any, Any]]:

@@ -5,11 +5,13 @@ little-endian C-order bytes, staged copies where it does not. While the store wr
 its checksums, if there is ever enough to do for one. Small tensors share a window, so none costs the store a call of its own.
 """
 
+import bisect
 import functools
+import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import numpy as np
 
@@ -32,6 +34,7 @@ _Files: TypeAlias = Mapping[str, Digests]
 
 LANE_DEPTH = 2  # windows whose checksums are waited for; besides these one is filled, and that is all that is staged
 _COMBINE_NBYTES = 1 << 16  # from here on, combining two checksums is cheaper than reading the bytes again
+_MANY = 16  # small tensors in a row from here on have a window of their own
 _SHORT_NBYTES = 1 << 20  # in one window: so much is checksummed before a thread has begun
 _KINDS = frozenset({"crc32c", "crc32"})
 _ODD = frozenset({"bool", *USED_BITS, *PACKED_BITS})  # dtypes whose bytes are not simply those of an array
@@ -142,23 +145,56 @@ def _windows(file: FileLayout, source: TensorSource, most: int, late: Callable[[
     """A file's bytes in windows of at most ``most`` bytes. What comes before a late piece is handed out before it is built."""
     window = _Window([], [], [])
     filled = 0
-    for index, piece in enumerate(file.pieces):
-        if isinstance(piece, Late):
-            if filled:
-                yield window
-                window, filled = _Window([], [], []), 0
-            piece = late(piece, index)
-        for buffer in _buffers(piece, source, most):
+    for start, stop in _stretches(file, most):
+        piece = file.pieces[start]
+        is_many = stop - start > 1
+        if filled and (is_many or isinstance(piece, Late)):
+            yield window
+            window, filled = _Window([], [], []), 0
+        if is_many:
+            buffers = _arrays(cast(Sequence[Part], file.pieces[start:stop]), source)
+            yield _Window(buffers, [*range(start, stop)], [buffer.nbytes for buffer in buffers])
+            continue
+        for buffer in _buffers(late(piece, start) if isinstance(piece, Late) else piece, source, most):
             nbytes = buffer.nbytes
             if filled and (filled + nbytes > most or len(window.sizes) == BUFFERS):
                 yield window
                 window, filled = _Window([], [], []), 0
             window.buffers.append(buffer)
-            window.indices.append(index)
+            window.indices.append(start)
             window.sizes.append(nbytes)
             filled += nbytes
     if filled:
         yield window
+
+
+def _stretches(file: FileLayout, most: int) -> Iterator[tuple[int, int]]:
+    """The file's pieces one by one; but many small whole tensors in a row together, as many as go into a window."""
+    is_small = [
+        type(piece) is Part and piece[2] is None and size is not None and 0 < size <= _COMBINE_NBYTES
+        for piece, size in zip(file.pieces, file.sizes, strict=True)
+    ]
+    ends = [*itertools.accumulate([size or 0 for size in file.sizes])]
+    at = 0
+    for small, run in itertools.groupby(is_small):
+        last = at + len(list(run))
+        while at < last:
+            begun = ends[at] - (file.sizes[at] or 0)
+            stop = min(bisect.bisect_right(ends, begun + most, at, last), at + BUFFERS)
+            stop = stop if small and stop - at >= _MANY else at + 1
+            yield at, stop
+            at = stop
+
+
+def _arrays(parts: Sequence[Part], source: TensorSource) -> list[_Buffer]:
+    """Whole tensors as raw bytes, like `_raw`, in fewer steps."""
+    found = [(source.read(name), name, spec) for name, spec, _ in parts]
+    return [
+        array
+        if array.dtype is spec.numpy and array.shape == spec.shape and array.flags.c_contiguous and spec.dtype not in _ODD
+        else _raw(array, name, spec, None)
+        for array, name, spec in found
+    ]
 
 
 def _buffers(piece: bytes | Part, source: TensorSource, most: int) -> Iterable[_Buffer]:
@@ -235,8 +271,8 @@ class _Sums:
     def _add(self, window: _Window) -> None:
         started = time.perf_counter()
         pieces, file = self._pieces["crc32c"], self.file
-        for buffer, index, nbytes in zip(*window, strict=True):
-            value = crc32c(buffer)
+        values = map(crc32c, window.buffers)
+        for buffer, value, index, nbytes in zip(window.buffers, values, window.indices, window.sizes, strict=True):
             file = combine(file, value, nbytes) if nbytes >= _COMBINE_NBYTES else crc32c(buffer, file)
             pieces[index] = combine(pieces[index], value, nbytes) if pieces[index] else value
         self.file = file
