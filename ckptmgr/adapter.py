@@ -86,8 +86,10 @@ class NumpyAdapter(Adapter):
     def destination(self, leaf: Any) -> Array | None:
         flags, dtype = leaf.flags, leaf.dtype
         is_direct = flags.c_contiguous and flags.writeable and dtype.isnative and not dtype.hasobject and dtype.kind not in "SUT"
-        view: Array | None = leaf.view(np.ndarray) if is_direct else None
-        return view
+        if not is_direct:
+            return None
+        place: Array = leaf if type(leaf) is np.ndarray else leaf.view(np.ndarray)
+        return place
 
     def fill(self, leaf: Any, array: Array) -> Any:
         if leaf.dtype.kind in "SUOT":

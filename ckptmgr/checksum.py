@@ -8,6 +8,7 @@ Source: a crc is a polynomial over GF(2) modulo a fixed one, so to append n byte
 installed, numpy computes the same values (`folding`).
 """
 
+import collections
 import functools
 import zlib
 from collections.abc import Iterable
@@ -30,6 +31,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview | np.ndarray[Any, Any]  # C-c
 _CASTAGNOLI: Final = 0x82F63B78
 _ZIP: Final = 0xEDB88320
 _ONE: Final = 1 << 31
+_MANY: Final = 16  # parts of one size: from here on, tables for it are made in less time than they save
 
 
 class Checksum(Protocol):
@@ -61,9 +63,15 @@ def combine_crc32(first: int, second: int, second_nbytes: int) -> int:
 
 def joined(parts: Iterable[tuple[int, int]]) -> int:
     """The crc32c of any number of runs of bytes, one after another, from the value and the size of each."""
+    known = list(parts)
+    sizes = collections.Counter([nbytes for _, nbytes in known[1:]])
     value = 0
-    for part, nbytes in parts:
-        value = combine(value, part, nbytes) if value else part
+    for part, nbytes in known:
+        if sizes[nbytes] < _MANY or not value:
+            value = combine(value, part, nbytes) if value else part
+            continue
+        one, two, three, four = _tables(nbytes)
+        value = one[value & 0xFF] ^ two[value >> 8 & 0xFF] ^ three[value >> 16 & 0xFF] ^ four[value >> 24] ^ part
     return value
 
 
@@ -76,6 +84,21 @@ def _multiply(a: int, b: int, polynomial: int) -> int:
         a = a << 1 & 0xFFFFFFFF
         b = b >> 1 ^ (polynomial if b & 1 else 0)
     return product
+
+
+@functools.lru_cache(maxsize=64)
+def _tables(nbytes: int) -> list[list[int]]:
+    """For each byte of a crc32c, the lowest first, and each value of it: what ``nbytes`` more bytes make of that."""
+    images: list[int] = []  # of each bit, the highest first, which is x^0
+    image = _shift(nbytes, _CASTAGNOLI)
+    for _ in range(32):
+        images.append(image)
+        image = image >> 1 ^ (_CASTAGNOLI if image & 1 else 0)
+    tables = [[0] for _ in range(4)]
+    for bit, image in enumerate(reversed(images)):
+        table = tables[bit // 8]
+        table += [value ^ image for value in table]
+    return tables
 
 
 @functools.lru_cache(maxsize=4096)

@@ -21,7 +21,7 @@ from ckptmgr.source import TensorSource
 from ckptmgr.spec import PackedArray, TensorSpec
 from ckptmgr.step import JSON
 from ckptmgr.template import Building, Template, survey
-from ckptmgr.transfer import Memory, Progress, Stats, Verify, Want
+from ckptmgr.transfer import Memory, Progress, Stats, Verify
 from ckptmgr.tree import finish, join
 
 STAGED_NBYTES = 1 << 28  # of tensors that pass through memory of ours on their way to a device or another dtype
@@ -157,12 +157,9 @@ class _Reading:
     def _read(
         self, batch: Sequence[tuple[str, Wanted | None]], progress: Progress | None
     ) -> tuple[list[np.ndarray[Any, Any]], Stats]:
-        if all(direct is None for _, direct in batch):
-            names = [name for name, _ in batch]
-            return transfer.read_new(self.source, names, verify=self.verify, progress=progress, memory=self.memory)
-        wants = [Want(name, None, None if direct is None else self.places[direct.path]) for name, direct in batch]
-        is_apart = self.memory == "own"
-        return transfer.read(self.source, wants, verify=self.verify, progress=progress, is_apart=is_apart)
+        names = [name for name, _ in batch]
+        outs = [None if direct is None else self.places[direct.path] for _, direct in batch]
+        return transfer.read_new(self.source, names, outs=outs, verify=self.verify, progress=progress, memory=self.memory)
 
     def found(self, leaf: Any, is_inside: bool) -> Any:
         """What stands for a leaf of the checkpoint without a template; in the state of an object, of the kind that it was."""
@@ -283,6 +280,8 @@ def _copy(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def _sharing(places: Mapping[Path, np.ndarray[Any, Any]]) -> set[Path]:
     """Of these places in memory those that share bytes with another: they are filled one after another, never at once."""
+    if all(place.flags.owndata for place in places.values()) and len(set(map(id, places.values()))) == len(places):
+        return set()  # each has memory of its own; asking for all the addresses would take longer than reading a small state
     ranges = [(place.__array_interface__["data"][0], place.nbytes, path) for path, place in places.items() if place.nbytes]
     shared: set[Path] = set()
     end = 0

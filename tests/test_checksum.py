@@ -1,3 +1,4 @@
+import random
 import zlib
 
 import ml_dtypes
@@ -48,6 +49,13 @@ def test_lengths_beyond_any_file_combine_too(value: int, some: int, more: int) -
 
 @given(st.lists(st.binary(max_size=50), max_size=6))
 def test_parts_join_to_the_value_of_the_whole(parts: list[bytes]) -> None:
+    assert joined((crc32c(part), len(part)) for part in parts) == crc32c(b"".join(parts))
+
+
+@given(st.integers(0, 5000), st.integers(14, 40), st.binary(max_size=9), st.randoms(use_true_random=False))
+def test_many_parts_of_one_size_join_to_the_value_of_the_whole(size: int, count: int, last: bytes, random: random.Random) -> None:
+    parts = [random.randbytes(size) for _ in range(count)] + [last]
+
     assert joined((crc32c(part), len(part)) for part in parts) == crc32c(b"".join(parts))
 
 

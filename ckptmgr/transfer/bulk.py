@@ -1,10 +1,12 @@
-"""Many whole tensors at once, each in one piece of a file, into new arrays: planned in columns, without an object for each.
+"""Many whole tensors at once, each in one piece of a file: planned in columns, without an object for each.
 
-Neighbours that are small are read as one run of bytes into one place, and their arrays are views of it; a run keeps the order
-and the gaps of its file. A file that is wanted nearly whole is verified by its own checksum, and tensor by tensor only if that
-is wrong.
+Neighbours that are small are read as one run of bytes into one place, which keeps the order and the gaps of its file. New
+arrays are views of it; to given arrays their bytes are copied. A file that is wanted nearly whole is verified by its own
+checksum, and tensor by tensor only if that is wrong.
 """
 
+import functools
+import itertools
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -24,34 +26,49 @@ _Array: TypeAlias = np.ndarray[Any, Any]
 SMALL_NBYTES = 64 << 10  # tensors below this share a run; others have a place of their own, aligned to a cache line
 GAP_NBYTES = 512  # between two of a run at most: it takes memory, as long as one of the run's arrays is alive
 GROUP_NBYTES = 1 << 20  # items of the state from this size on share no memory with others: it goes with them
-_NOTHING = np.empty(0, np.uint8)
 
 
 class Bulk:
     """Tensors that can be read this way, of those that are asked for. ``rest`` are the indexes of the others.
 
-    ``arrays`` has an array for each name after `place`; None for the rest.
+    ``arrays`` has an array for each name after `place`; None for the rest. Those of ``outs`` are filled, but for such as do not
+    fit; with ``is_apart``, others are not made here.
     """
 
-    def __init__(self, names: Sequence[str], specs: Sequence[TensorSpec], places: Places, *, is_mapped: bool = False) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        specs: Sequence[TensorSpec],
+        places: Places,
+        outs: Sequence[_Array | None] | None = None,
+        *,
+        is_mapped: bool = False,
+        is_apart: bool = False,
+    ) -> None:
         dtypes = [spec.dtype for spec in specs]
         itemsizes = {dtype: _itemsize(dtype) for dtype in set(dtypes)}
         self.arrays: list[Any] = [None] * len(names)
-        self._specs = specs
         sizes = np.array([spec.nbytes for spec in specs], np.int64)
         steps = np.array([itemsizes[dtype] for dtype in dtypes], np.int64)
         is_here = (places.offsets >= 0) & (sizes > 0) & (steps > 0)
         if is_mapped:
             is_here &= places.offsets % np.maximum(steps, 1) == 0  # others are read: their arrays would not be aligned
+        is_given = np.zeros(len(names), bool)
+        if outs is not None:
+            is_given = np.array([out is not None for out in outs], bool)
+            is_here &= [out is None or _fits(out, spec) for out, spec in zip(outs, specs, strict=True)]
+            self.arrays = [out if here else None for out, here in zip(outs, is_here.tolist(), strict=True)]
+        if is_apart:
+            is_here &= is_given
         self.rest: list[int] = np.flatnonzero(~is_here).tolist()
         self.files: list[_File] = []
-        for index, file in enumerate(places.files):
-            rows = np.flatnonzero(is_here & (places.indexes == index))
+        for (index, file), kind in itertools.product(enumerate(places.files), (_File, _Given)):
+            rows = np.flatnonzero(is_here & (places.indexes == index) & (is_given == (kind is _Given)))
             if rows.size:
                 rows = rows[np.argsort(places.offsets[rows], kind="stable")]
                 columns = _Columns(rows.tolist(), places.offsets[rows], sizes[rows], steps[rows])
                 where = places.folder, file
-                self.files.append(_File(where, columns, names, specs, places.checksums, places.totals.get(file)))
+                self.files.append(kind(where, columns, names, specs, places.checksums, places.totals.get(file)))
 
     @property
     def nbytes(self) -> int:
@@ -64,7 +81,7 @@ class Bulk:
             file.check_size()
 
     def place(self) -> None:
-        """Makes the arrays, with undefined contents."""
+        """Makes the arrays that are not given, with undefined contents."""
         for file in self.files:
             file.place(self.arrays)
 
@@ -93,10 +110,14 @@ class _Columns(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """Bytes of a file for one place in memory: those of tensors number ``first`` to ``last``, not included."""
+    """Bytes of a file for one place in memory: those of tensors number ``first`` to ``last``, not included.
+
+    Without a ``target`` they are copied to arrays that are given.
+    """
 
     offset: int
-    target: _Array
+    nbytes: int
+    target: _Array | None
     first: int
     last: int
 
@@ -139,10 +160,7 @@ class _File:
         rows, offsets, sizes, steps = self.columns
         ends = offsets + sizes
         is_apart = self._apart()
-        is_small = (sizes < SMALL_NBYTES) & (offsets % steps == 0)
-        gaps = offsets[1:] - ends[:-1]
-        is_near = (gaps >= 0) & (gaps <= GAP_NBYTES) & (offsets[1:] // slabs.SLAB_NBYTES == offsets[:-1] // slabs.SLAB_NBYTES)
-        is_first = np.concatenate([[True], ~(is_small[1:] & is_small[:-1] & is_near) | is_apart[1:]])
+        is_first = self._first(slabs.SLAB_NBYTES) | is_apart
         firsts = np.flatnonzero(is_first)
         lasts = np.append(firsts[1:], len(rows))
         starts, stops = offsets[firsts], ends[lasts - 1]
@@ -152,13 +170,21 @@ class _File:
             places, pads.tolist(), (stops - starts).tolist(), starts.tolist(), firsts.tolist(), lasts.tolist(), strict=True
         )
         self._runs = [
-            _Run(start, memory[slab][at + pad : at + pad + nbytes], first, last)
+            _Run(start, nbytes, memory[slab][at + pad : at + pad + nbytes], first, last)
             for (slab, at), pad, nbytes, start, first, last in runs
         ]
         of_run = np.cumsum(is_first) - 1
         at = np.array([at for _, at in places], np.int64)[of_run] + pads[of_run] + offsets - starts[of_run]
         found = np.array([slab for slab, _ in places], np.int64)[of_run]
         self._carve(arrays, memory, found.tolist(), (at // steps).tolist(), ((at + sizes) // steps).tolist())
+
+    def _first(self, most: int) -> _Array:
+        """Whether a tensor begins a run: one that is not small, or not near the one before, or so many bytes from its start."""
+        _, offsets, sizes, steps = self.columns
+        is_small = (sizes < SMALL_NBYTES) & (offsets % steps == 0)
+        gaps = offsets[1:] - (offsets + sizes)[:-1]
+        is_near = (gaps >= 0) & (gaps <= GAP_NBYTES) & (offsets[1:] // most == offsets[:-1] // most)
+        return np.concatenate([[True], ~(is_small[1:] & is_small[:-1] & is_near)])
 
     def map(self, arrays: list[Any]) -> None:
         """Puts an array for each tensor at its index."""
@@ -206,26 +232,49 @@ class _File:
         total = self._total_to_check() if checks is not None else None
         if checks is None or total is None:
             for run in self._runs:
-                check = self._check(run, arrays, checks)
-                yield from pieces(run.offset, run.target, self.folder.store.window_nbytes, check)
+                yield from self._pieces(run, arrays, self._check(run, arrays, checks))
             return
         check = FileCheck(self, arrays, total)
         checks.append(check)
         most, at = self.folder.store.window_nbytes, 0
         for run in self._runs:
             yield from _fillers(at, run.offset, most, check)
-            yield from pieces(run.offset, run.target, most, check)
-            at = run.offset + run.target.nbytes
+            yield from self._pieces(run, arrays, check)
+            at = run.offset + run.nbytes
         yield from _fillers(at, self._nbytes, most, check)
+
+    def _pieces(self, run: _Run, arrays: Sequence[Any], check: Check | None) -> Iterator[Span]:
+        if run.target is not None:
+            yield from pieces(run.offset, run.target, self.folder.store.window_nbytes, check)
+            return
+        fill = functools.partial(self._scatter, run, arrays)
+        yield Span(run.offset, run.nbytes, None, fill, run.nbytes, "", None, check, run.offset)
+
+    def _scatter(self, run: _Run, arrays: Sequence[Any], part: _Array) -> None:
+        """Copies a run to the arrays that it is for."""
+        here = slice(run.first, run.last)
+        rows, offsets = self.columns.rows[here], self.columns.offsets[here]
+        sizes, steps = self.columns.sizes[here], self.columns.steps[here]
+        flat: dict[str, _Array] = {}
+        # Elements lie at multiples of their size in the file, and so from the first such place in the part on.
+        starts = ((offsets - run.offset) // steps).tolist()
+        for row, start, count in zip(rows, starts, (sizes // steps).tolist(), strict=True):
+            spec, array = self.specs[row], arrays[row]
+            whole = flat.get(spec.dtype)
+            if whole is None:
+                dtype = array.dtype
+                lead = -run.offset % dtype.itemsize
+                end = lead + (part.nbytes - lead) // dtype.itemsize * dtype.itemsize
+                whole = flat[spec.dtype] = part[lead:end].view(dtype)
+            found = whole[start : start + count]
+            array[...] = found if len(spec.shape) == 1 else found.reshape(spec.shape)
 
     def _total_to_check(self) -> int | None:
         """The file's crc32c, if little has to be read besides to verify all tensors by it."""
         if self._total is None or self._total[0] != self._nbytes:
             return None
-        held = sum(run.target.nbytes for run in self._runs)
-        is_ordered = all(
-            one.offset + one.target.nbytes <= other.offset for one, other in zip(self._runs, self._runs[1:], strict=False)
-        )
+        held = sum(run.nbytes for run in self._runs)
+        is_ordered = all(one.offset + one.nbytes <= other.offset for one, other in itertools.pairwise(self._runs))
         most = held // 16 + 256 * len(self.columns.rows)  # as much as a header takes
         return self._total[1] if is_ordered and self._nbytes - held <= most else None
 
@@ -248,6 +297,22 @@ class _File:
         row = self.columns.rows[number]
         expected = self.checksums[row]
         return expected is None or crc32c(arrays[row]) == expected
+
+
+class _Given(_File):
+    """The same for tensors that arrays are given for."""
+
+    def place(self, arrays: list[Any]) -> None:
+        """Plans to fill them: small neighbours by a copy, others straight."""
+        rows, offsets, sizes, _ = self.columns
+        # A run starts where the store's windows would, if they were so much shorter, and so none is longer than one.
+        firsts = np.flatnonzero(self._first(max(self.folder.store.window_nbytes - SMALL_NBYTES, 1)))
+        lasts = np.append(firsts[1:], len(rows))
+        starts, stops = offsets[firsts], (offsets + sizes)[lasts - 1]
+        self._runs = [
+            _Run(start, stop - start, _bytes(arrays[rows[first]]) if last - first == 1 else None, first, last)
+            for start, stop, first, last in zip(starts.tolist(), stops.tolist(), firsts.tolist(), lasts.tolist(), strict=True)
+        ]
 
 
 class FileCheck:
@@ -307,7 +372,22 @@ def _itemsize(dtype: str) -> int:
     return 0 if spec.is_string or spec.is_packed else spec.numpy.itemsize
 
 
+def _fits(out: _Array, spec: TensorSpec) -> bool:
+    """Whether a tensor's bytes can be those of the array."""
+    if out.shape != spec.shape or not (out.dtype is spec.numpy or out.dtype == spec.numpy):
+        return False
+    return out.flags.c_contiguous and out.flags.writeable and type(out) is np.ndarray
+
+
+def _bytes(array: _Array) -> _Array:
+    return array.reshape(-1).view(np.uint8)
+
+
 def _fillers(start: int, stop: int, most: int, check: Check) -> Iterator[Span]:
     """Bytes that nobody wants, but that the file's checksum is of."""
     for at in range(start, stop, most):
-        yield Span(at, min(most, stop - at), _NOTHING, (1,), "", None, check, at)
+        yield Span(at, min(most, stop - at), None, _drop, 0, "", None, check, at)
+
+
+def _drop(part: _Array) -> None:
+    """Nobody wants it."""

@@ -5,10 +5,11 @@ together, straight into the array where both sides are in the same order, else t
 each other in a file make a window, one request to the store.
 """
 
+import functools
 import itertools
 import math
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -19,14 +20,10 @@ from ckptmgr.errors import CorruptCheckpointError
 from ckptmgr.layout import Extent
 from ckptmgr.source import TensorSource
 from ckptmgr.storage import Folder
-from ckptmgr.transfer.slabs import ALIGN
 
 _Array: TypeAlias = np.ndarray[Any, Any]
 
 GAP_NBYTES = 64 << 10  # a gap up to this size is read through rather than made into two requests
-# Tensors from here on are read through aligned memory where their own is not, as what np.empty gives: on some machines the kernel
-# copies two times slower to what is not. Copies of less than about 1 MiB cost more than that: they go through the cache.
-BOUNCE_NBYTES = 1 << 20
 SMALL_NBYTES = 16 << 10  # below this, a tensor is one span without more ado
 BUFFERS = 1024  # in a window at most, gaps included: what one vectored system call takes
 
@@ -155,16 +152,17 @@ class TensorCheck:
 
 
 class Span(NamedTuple):
-    """Bytes of a file for an array.
+    """Bytes of a file for arrays, of which ``wanted`` are in them in the end.
 
-    ``strides`` None: they are ``target``'s own, in order. Otherwise ``target``'s elements lie among them in these steps.
+    They are all of ``target``, in order; where there is none, ``fill`` takes them out of memory that it must not keep.
     ``crc32c`` is theirs, if it is known; ``check`` and the span's order in it if it is known of more that they are part of.
     """
 
     offset: int
     nbytes: int
-    target: _Array
-    strides: tuple[int, ...] | None
+    target: _Array | None
+    fill: Callable[[_Array], object] | None
+    wanted: int
     tensor: str
     crc32c: int | None
     check: Check | None
@@ -207,7 +205,7 @@ def spans(held: Iterable[tuple[Goal, Extent]], most: int, checks: list[Check] | 
     for goal, extent in sorted(held, key=lambda pair: pair[1].offset):
         if extent.box is None and goal.box is None and goal.nbytes < SMALL_NBYTES and goal.nbytes <= most:  # there may be many
             expected = extent.crc32c if checks is not None else None
-            yield Span(extent.offset, goal.nbytes, goal.array, None, goal.name, expected, None, 0)
+            yield Span(extent.offset, goal.nbytes, goal.array, None, goal.nbytes, goal.name, expected, None, 0)
         elif extent.box is None and goal.box is None:
             yield from _whole(goal, extent, most, checks)
         else:
@@ -220,18 +218,16 @@ def _whole(goal: Goal, extent: Extent, most: int, checks: list[Check] | None) ->
     if checks is not None and extent.crc32c is not None:
         check = TensorCheck(extent.folder, extent.file, goal.name, extent.crc32c)
         checks.append(check)
-    raw = goal.array.reshape(-1).view(np.uint8)
-    strides = (1,) if raw.nbytes >= BOUNCE_NBYTES and raw.__array_interface__["data"][0] % ALIGN else None
-    yield from pieces(extent.offset, raw, most, check, strides)
+    yield from pieces(extent.offset, goal.array.reshape(-1).view(np.uint8), most, check)
 
 
-def pieces(offset: int, raw: _Array, most: int, check: Check | None, strides: tuple[int, ...] | None = None) -> Iterator[Span]:
+def pieces(offset: int, raw: _Array, most: int, check: Check | None) -> Iterator[Span]:
     """Spans of at most ``most`` bytes for these, all about as large, which lie in a file at ``offset``: that is their order."""
     count = max(-(-raw.nbytes // most), 1)
     step = min(-(-raw.nbytes // count // 4096) * 4096 or most, most)
     for at in range(0, raw.nbytes, step):
         piece = raw[at : at + step]
-        yield Span(offset + at, piece.nbytes, piece, strides, "", None, check, offset + at)
+        yield Span(offset + at, piece.nbytes, piece, None, piece.nbytes, "", None, check, offset + at)
 
 
 def _sliced(goal: Goal, extent: Extent, most: int, checks: list[Check] | None) -> Iterator[Span]:
@@ -251,9 +247,17 @@ def _sliced(goal: Goal, extent: Extent, most: int, checks: list[Check] | None) -
         ends = zip(piece.start, piece.stop, held.start, wanted.start, strict=True)
         within: list[Any] = [slice(start + h - w, stop + h - w) for start, stop, h, w in ends]
         target = goal.array[(*within, ...)]
-        is_straight = count == piece.size and target.flags.c_contiguous
-        strides = None if is_straight else tuple(step * itemsize for step in steps)
-        yield Span(extent.offset + first * itemsize, count * itemsize, target, strides, goal.name, None, check, order)
+        start, nbytes = extent.offset + first * itemsize, count * itemsize
+        if count == piece.size and target.flags.c_contiguous:
+            yield Span(start, nbytes, target, None, nbytes, goal.name, None, check, order)
+        else:
+            fill = functools.partial(_fill, target, tuple(step * itemsize for step in steps))
+            yield Span(start, nbytes, None, fill, target.nbytes, goal.name, None, check, order)
+
+
+def _fill(target: _Array, strides: tuple[int, ...], part: _Array) -> None:
+    """Takes the target's elements, which lie in these steps, out of a part of a file."""
+    target[...] = np.ndarray(target.shape, target.dtype, part, 0, strides)
 
 
 def _steps(shape: Sequence[int]) -> tuple[int, ...]:

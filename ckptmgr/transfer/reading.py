@@ -20,14 +20,16 @@ from ckptmgr.spec import PackedArray
 from ckptmgr.storage import Folder, LocalStore
 from ckptmgr.transfer import planning, slabs
 from ckptmgr.transfer.bulk import Bulk
+from ckptmgr.transfer.detour import BOUNCE_NBYTES, Detour
 from ckptmgr.transfer.lanes import share
-from ckptmgr.transfer.planning import Check, Goal, Want, Window
+from ckptmgr.transfer.planning import Check, Goal, Span, Want, Window
 from ckptmgr.transfer.stats import Progress, Stats, Tally
 
 _Array: TypeAlias = np.ndarray[Any, Any]
 _Files: TypeAlias = dict[tuple[Folder, str], list[tuple[Goal, Extent]]]
 Verify: TypeAlias = Literal["full", "fast", "off"]
 Memory: TypeAlias = Literal["shared", "own", "mapped"]
+_NOTHING = np.empty(0, np.uint8)
 
 
 def read(
@@ -64,24 +66,25 @@ def read_new(
     names: Sequence[str],
     *,
     verify: Verify = "full",
+    outs: Sequence[_Array | None] | None = None,
     progress: Progress | None = None,
     memory: Memory = "shared",
 ) -> tuple[list[_Array], Stats]:
-    """One new array per name, as from `read`, but faster for many small tensors.
+    """One array per name, as from `read`, but faster for many small tensors: new, or that of ``outs`` if it has one.
 
-    Those have alignments that fit their dtypes, and no more. Arrays of "shared" memory have it in slabs of bounded size, which
-    last as long as one of them; large items of a state (what a name has before its first ``/``) share none with others. With
-    "own" each array has memory of its own. "mapped" arrays are the files themselves, copied on write: nothing is read, and so
-    nothing verified, but what is not one piece of aligned raw bytes.
+    Small new ones have alignments that fit their dtypes, and no more. New ones of "shared" memory have it in slabs of bounded
+    size, which last as long as one of them; large items of a state (what a name has before its first ``/``) share none with
+    others. With "own" each has memory of its own. "mapped" ones are the files themselves, copied on write: nothing is read, and
+    so nothing verified, but what is not one piece of aligned raw bytes.
 
     Raises:
         ValueError: files that are to be mapped are on no local disk.
     """
     started = time.perf_counter()
     with garbage.later():
-        found = None if memory == "own" else _bulk(source, names, memory)
+        found = _bulk(source, names, memory, outs)
         rest = [*range(len(names))] if found is None else found.rest
-        goals = [Goal(source, Want(names[index])) for index in rest]
+        goals = [Goal(source, Want(names[index], None, outs[index] if outs else None)) for index in rest]
     if memory == "mapped" and found is not None:
         found.check_sizes()
         found.map()
@@ -94,12 +97,12 @@ def read_new(
     return found.arrays, stats
 
 
-def _bulk(source: TensorSource, names: Sequence[str], memory: Memory) -> Bulk | None:
-    if not (names and isinstance(source, HasPlaces)):
+def _bulk(source: TensorSource, names: Sequence[str], memory: Memory, outs: Sequence[_Array | None] | None) -> Bulk | None:
+    if not (names and isinstance(source, HasPlaces)) or (memory == "own" and outs is None):
         return None
     try:
         specs = [source.specs[name] for name in names]
-        return Bulk(names, specs, source.extents_of(names), is_mapped=memory == "mapped")
+        return Bulk(names, specs, source.extents_of(names), outs, is_mapped=memory == "mapped", is_apart=memory == "own")
     except OverflowError:  # a size that no file has, which is told tensor by tensor
         return None
 
@@ -239,14 +242,18 @@ class _Reader:
                 nbytes = 0
                 for span, part in zip(window.spans, parts, strict=True):
                     # Now, while the bytes are in cache.
+                    if span.fill is not None:
+                        span.fill(part)
+                    elif part is not span.target:
+                        np.copyto(_raw(span.target), part)
                     if span.crc32c is not None and crc32c(part) != span.crc32c:
                         self._damaged.append((window.file, span.tensor, window.folder))
                     if span.check is not None:
                         span.check.add(span.order, part)
-                    if span.strides is not None:
-                        span.target[...] = np.ndarray(span.target.shape, span.target.dtype, part, 0, span.strides)
-                    nbytes += span.target.nbytes
-                self._tally.add(nbytes, read=arrived - started, checksum=time.perf_counter() - arrived)
+                    nbytes += span.wanted
+                ended = time.perf_counter()
+                scratch.detour.took(ended - started, nbytes)
+                self._tally.add(nbytes, read=arrived - started, checksum=ended - arrived)
 
 
 class _Opened(contextlib.ExitStack):
@@ -283,28 +290,54 @@ class _Scratch:
     """One thread's memory for bytes that do not go straight to their place, or that nobody wants."""
 
     def __init__(self) -> None:
-        self._staged = slabs.raw(0)
-        self._gap = slabs.raw(planning.GAP_NBYTES)
+        self._staged = _NOTHING
+        self._gap = _NOTHING
+        self.detour = Detour()
 
     def buffers(self, window: Window) -> tuple[list[_Array], list[_Array]]:
         """What the window's bytes are read into: all of it, gaps included, and the part for each span."""
-        needed = sum(slabs.aligned(span.nbytes) for span in window.spans if span.strides is not None)
+        first = window.spans[0]
+        if len(window.spans) == 1 and first.target is not None and not _is_crooked(first):
+            return [first.target], [first.target]  # as most are of large tensors
+        is_staged = [span.target is None for span in window.spans]
+        crooked = [number for number, span in enumerate(window.spans) if _is_crooked(span)]
+        if crooked and self.detour.begin():
+            for number in crooked:
+                is_staged[number] = True
+        needed = sum(slabs.aligned(span.nbytes) for span, staged in zip(window.spans, is_staged, strict=True) if staged)
         if needed > self._staged.nbytes:
             self._staged = slabs.raw(needed)
         buffers: list[_Array] = []
         parts: list[_Array] = []
         at, used = window.spans[0].offset, 0
-        for span in window.spans:
+        for span, staged in zip(window.spans, is_staged, strict=True):
             if span.offset > at:
-                buffers.append(self._gap[: span.offset - at])
-            part = span.target
-            if span.strides is not None:
+                buffers.append(self._gap_of(span.offset - at))
+            if staged or span.target is None:
                 part = self._staged[used : used + span.nbytes]
                 used += slabs.aligned(span.nbytes)
+            else:
+                part = span.target
             buffers.append(part)
             parts.append(part)
             at = span.offset + span.nbytes
         return buffers, parts
+
+    def _gap_of(self, nbytes: int) -> _Array:
+        if not self._gap.nbytes:
+            self._gap = slabs.raw(planning.GAP_NBYTES)
+        return self._gap[:nbytes]
+
+
+def _is_crooked(span: Span) -> bool:
+    """Whether it is for memory that may be slow to read into, and large enough to do something about it."""
+    target = span.target
+    return span.nbytes >= BOUNCE_NBYTES and target is not None and target.__array_interface__["data"][0] % slabs.ALIGN != 0
+
+
+def _raw(array: _Array | None) -> _Array:
+    assert array is not None  # what has no target has what fills it
+    return array.reshape(-1).view(np.uint8)
 
 
 def _is_cached(window: Window) -> bool:
