@@ -18,14 +18,15 @@ from ckptmgr.checksum import crc32c, joined
 from ckptmgr.errors import CorruptCheckpointError
 from ckptmgr.layout import Extent
 from ckptmgr.source import TensorSource
-from ckptmgr.storage import Folder
+from ckptmgr.storage import Folder, LocalStore
 from ckptmgr.transfer.slabs import ALIGN
 
 _Array: TypeAlias = np.ndarray[Any, Any]
 
 GAP_NBYTES = 64 << 10  # a gap up to this size is read through rather than made into two requests
-# Tensors from here on are read through aligned memory where their own is not, as what np.empty gives: on some machines the kernel
-# copies two times slower to what is not. Copies of less than about 1 MiB cost more than that: they go through the cache.
+# Tensors of local files are from here on read through aligned memory where their own is not, as what np.empty gives: on some
+# machines the kernel copies two times slower to what is not. Copies of less than about 1 MiB cost more than that: they go
+# through the cache.
 BOUNCE_NBYTES = 1 << 20
 SMALL_NBYTES = 16 << 10  # below this, a tensor is one span without more ado
 BUFFERS = 1024  # in a window at most, gaps included: what one vectored system call takes
@@ -221,7 +222,8 @@ def _whole(goal: Goal, extent: Extent, most: int, checks: list[Check] | None) ->
         check = TensorCheck(extent.folder, extent.file, goal.name, extent.crc32c)
         checks.append(check)
     raw = goal.array.reshape(-1).view(np.uint8)
-    strides = (1,) if raw.nbytes >= BOUNCE_NBYTES and raw.__array_interface__["data"][0] % ALIGN else None
+    is_bounced = raw.nbytes >= BOUNCE_NBYTES and isinstance(extent.folder.store, LocalStore)
+    strides = (1,) if is_bounced and raw.__array_interface__["data"][0] % ALIGN else None
     yield from pieces(extent.offset, raw, most, check, strides)
 
 
