@@ -70,6 +70,8 @@ FROZEN = "save of a frozen base and 1 % that changes, disk blocks"
 SAVE, LOAD, FILL, COLD = "durable save", "restore", "restore into given arrays", "restore, not in memory"
 BLOCKED, BACK = "blocked by a save", "ckptmgr BackgroundSaver"
 MANY = ", 20,000 tensors"
+UP, DOWN, LINK = "upload to a null server", "download from a null server", "over a link of 50 MB/s"
+WIRE = {UP: ["parts of 32 MiB", "parts of 128 MiB"], DOWN: ["streams into arrays", "ranges in its memory"]}
 
 GOALS = (
     Goal("save_restore", SAVE, SAFE, 0.85, ["safetensors.numpy"]),
@@ -98,4 +100,8 @@ GOALS = (
     Goal("small_tensors", "durable save of 10 KiB in a warm process", SAFE, 5.0, figure="ms"),
     Goal("scaling", "listing 10,000 steps", "ckptmgr", 600, figure="ms"),
     Goal("scaling", "listing 10,000 steps", "ckptmgr", 50, figure="again"),
+    *(Goal("cloud", case, "ckptmgr", 1 / 0.9, [f"obstore, {how}" for how in hows]) for case, hows in WIRE.items()),
+    *(Goal("cloud", case, "ckptmgr", 1 / 3, ["s3fs"]) for case in (UP, DOWN)),
+    *(Goal("cloud", case, "ckptmgr", 0.25, figure="states") for case in (UP, DOWN)),
+    *(Goal("cloud", f"{what} {LINK}", "ckptmgr", 1 / 0.9, ["the bytes alone"]) for what in ("save", "restore")),
 )

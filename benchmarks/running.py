@@ -28,8 +28,21 @@ BENCHMARKS = {
     "shard_io": 3,
     "tf_bundle": 3,
     "hdf5": 3,
+    "cloud": 5,
 }
-PACKAGES = ("ckptmgr", "numpy", "safetensors", "torch", "jax", "orbax-checkpoint", "tensorflow", "keras", "h5py")
+PACKAGES = (
+    "ckptmgr",
+    "numpy",
+    "safetensors",
+    "torch",
+    "jax",
+    "orbax-checkpoint",
+    "tensorflow",
+    "keras",
+    "h5py",
+    "obstore",
+    "s3fs",
+)
 
 
 def main(names: Sequence[str] | None = None) -> None:

@@ -82,6 +82,27 @@ def test_an_endpoint_is_tried_first_and_signed_where_there_is_no_tls(options: di
     assert made.config["virtual_hosted_style_request"] is False
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "is_unsigned"),
+    [
+        ("https://h", True),
+        ("http://h", False),
+        ("http://10.0.0.1:1", False),
+        ("http://127.0.0.1:1", True),
+        ("http://[::1]:1", True),
+        ("http://localhost:1", True),
+        ("http://localhost.example.com", False),
+    ],
+)
+def test_bodies_are_signed_unless_tls_or_this_machine_protects_them(endpoint: str, is_unsigned: bool) -> None:
+    def unsigned(**config: object) -> bool:
+        return cloud("s3://b", {**KEYS, "endpoint_url": endpoint, **config}).config["unsigned_payload"]
+
+    assert unsigned() is is_unsigned
+    assert unsigned(config_kwargs={"s3": {"payload_signing_enabled": True}}) is False
+    assert unsigned(config_kwargs={"s3": {"payload_signing_enabled": False}}) is True
+
+
 def test_what_else_is_said_of_objects() -> None:
     said = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "id", "ChecksumAlgorithm": "SHA256"}
 
@@ -194,6 +215,11 @@ def test_options_about_caches_mean_nothing() -> None:
 def test_parts_are_as_large_as_they_must_be(nbytes: int, part: int) -> None:
     assert part_nbytes(nbytes) == part
     assert part * 10_000 >= nbytes
+
+
+@pytest.mark.parametrize(("in_flight", "part"), [(1, 5 << 20), (32 << 20, 8 << 20), (64 << 20, 16 << 20), (1 << 40, 16 << 20)])
+def test_parts_are_smaller_where_little_may_be_on_its_way(in_flight: int, part: int) -> None:
+    assert part_nbytes(1 << 30, in_flight) == part
 
 
 def test_what_no_store_takes_is_refused_before_the_first_byte() -> None:

@@ -24,6 +24,7 @@ from ckptmgr.storage.store import (
     LocalStore,
     Marked,
     MarkingStore,
+    ParallelStore,
     RereadingStore,
     Sight,
     StagingStore,
@@ -46,6 +47,7 @@ __all__ = [
     "Marked",
     "MarkingStore",
     "ObjectStore",
+    "ParallelStore",
     "PosixStore",
     "RereadingStore",
     "Sight",
@@ -64,8 +66,9 @@ def open_folder(url: str | os.PathLike[str], storage_options: Mapping[str, Any] 
 
     Local paths and ``file://`` are a `PosixStore`; S3, Google Cloud Storage and Azure an `ObjectStore`, or a
     `FilesystemStore` where obstore is not installed; everything else that fsspec knows a `FilesystemStore`.
-    ``storage_options`` are those of the scheme's fsspec client (for local paths: of `PosixStore`), and ``client``, which is
-    ``"obstore"`` or ``"fsspec"`` and says which of the two it is to be.
+    ``storage_options`` are those of the scheme's fsspec client (for local paths: of `PosixStore`), ``client``, which is
+    ``"obstore"`` or ``"fsspec"`` and says which of the two it is to be, and ``in_flight_nbytes`` (64 MiB), which remote stores
+    may have on their way at once in each direction, of all files together.
 
     Raises:
         ValueError: there is no store for the URL's scheme; or a path object has damaged the URL.

@@ -9,8 +9,10 @@ import importlib.util
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -121,7 +123,8 @@ def is_installed(name: str) -> bool:
 
 def _s3(place: Place, given: _Options) -> Cloud:
     client: _Options = dict(given.pop("client_kwargs", {}))
-    style = (given.pop("config_kwargs", {}).get("s3") or {}).get("addressing_style", "auto")
+    config_s3 = given.pop("config_kwargs", {}).get("s3") or {}
+    style = config_s3.get("addressing_style", "auto")
     environ = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     endpoint = given.pop("endpoint_url", None) or client.pop("endpoint_url", None) or environ
     is_tls = given.pop("use_ssl", True) if endpoint is None else endpoint.startswith("https:")
@@ -138,8 +141,8 @@ def _s3(place: Place, given: _Options) -> Cloud:
         "region": region,
         "endpoint": endpoint,
         "skip_signature": bool(is_anonymous),
-        # TLS already protects the body, and hashing it would cost as much as all else.
-        "unsigned_payload": bool(is_tls),
+        # TLS already protects the body, and hashing it would cost as much as all else. Inside this machine nobody is between.
+        "unsigned_payload": not config_s3.get("payload_signing_enabled", not (is_tls or _is_here(endpoint or ""))),
         "virtual_hosted_style_request": style == "virtual" or (endpoint is None and "." not in place.bucket and style == "auto"),
         "request_payer": given.pop("requester_pays", None) or None,
         # The server compares it with what arrives, part by part, and it costs next to nothing.
@@ -245,6 +248,14 @@ def _trusted(verify: Any) -> _Options:
     if verify in (None, True):
         return {}
     return {"root_certificate": Path(verify).read_bytes()} if verify else {"allow_invalid_certificates": True}
+
+
+def _is_here(endpoint: str) -> bool:
+    """Whether a server is on this machine, by its address."""
+    host = urlsplit(endpoint).hostname or ""
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def _botocore(profile: str | None) -> Any:

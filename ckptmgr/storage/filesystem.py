@@ -49,7 +49,8 @@ class FilesystemStore:
     window_nbytes = _WINDOW_NBYTES
     workers = 8
 
-    def __init__(self, url: str, **options: Any) -> None:
+    def __init__(self, url: str, *, in_flight_nbytes: int = workers * _WINDOW_NBYTES, **options: Any) -> None:
+        self.workers = max(1, min(in_flight_nbytes // _WINDOW_NBYTES, self.workers))  # a file is sent block by block
         scheme, _ = split_protocol(url)
         self._target = url
         self.url = _PASSWORD.sub(r"\1@", url.rstrip("/"))

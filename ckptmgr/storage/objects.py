@@ -27,6 +27,7 @@ from urllib.request import Request, urlopen
 from ckptmgr.storage import clouds, weak
 from ckptmgr.storage.asking import REFUSED, again, asking, names_bucket, obstore, status, told
 from ckptmgr.storage.blockfile import open_blocks
+from ckptmgr.storage.budget import Budget
 from ckptmgr.storage.clients import Client, client_of, has_client
 from ckptmgr.storage.folders import names_of, names_of_prefix
 from ckptmgr.storage.marking import bare, gathered
@@ -37,14 +38,15 @@ logger = logging.getLogger(__name__)
 
 _MIB = 1 << 20
 _PART_NBYTES = 16 * _MIB  # of an upload, unless it would have too many; every store takes 5 MiB
-_WINDOW_NBYTES = 8 * _MIB
+_LEAST_PART_NBYTES = 5 * _MIB
+_WINDOW_NBYTES = 4 * _MIB
 _MOST_PARTS = 10_000
 _MOST_PART_NBYTES = 5 << 30
-_IN_FLIGHT_NBYTES = 128 * _MIB  # of one upload; they are the arrays' own memory and not copies
+_IN_FLIGHT_NBYTES = 64 * _MIB
 _SMALL_NBYTES = 256 * _MIB  # `read` is for records
-_CHUNK_NBYTES = 1 * _MIB  # of a read on its way to its place
 _PAGE = 1_000  # objects in an answer, or in a request
 _BATCH = 256  # requests in one of Azure
+_CHUNK_NBYTES = 64 << 10  # of a read on its way to its place: the client joins what comes in less, and that is a copy more
 _CLOCK_S = 10.0
 _TICK_S = 2.0  # of clocks that tell whole seconds
 
@@ -57,13 +59,20 @@ class _Version(NamedTuple):
 class ObjectStore:
     """A `Store` below a URL such as ``s3://bucket/run-7``, with storage options as `clouds.cloud` takes them.
 
+    At most ``in_flight_nbytes`` are on their way to the bucket at once, of all files and threads together, and as many from
+    it: the memory of what is sent and filled, which is most often the arrays' own.
+
     A store may be used from any thread. Its clients are made at the first use, in each process for itself.
     """
 
     window_nbytes = _WINDOW_NBYTES
-    workers = 12  # each keeps some 4 MiB on its way
+    workers = 16
+    files = 4
 
-    def __init__(self, url: str, **options: Any) -> None:
+    def __init__(self, url: str, *, in_flight_nbytes: int = _IN_FLIGHT_NBYTES, **options: Any) -> None:
+        if in_flight_nbytes < 1:
+            raise ValueError(f"in_flight_nbytes must be at least 1, not {in_flight_nbytes}")
+        self._sending, self._reading = Budget(in_flight_nbytes), Budget(in_flight_nbytes)
         self._cloud = clouds.cloud(url, options)
         self._options = options
         place = self._cloud.place
@@ -84,11 +93,12 @@ class ObjectStore:
 
     def put(self, key: str, windows: Iterable[Sequence[Buffer]], nbytes: int) -> Stored:
         """See `Store.put`. Buffers are sent from where they are, several at once."""
-        path, part = self._path(key), part_nbytes(nbytes)
+        path, part = self._path(key), part_nbytes(nbytes, self._sending.nbytes)
         pieces = Pieces(windows, nbytes, self.location(key))
         with pieces.telling(), asking(self.location(key)):
             if nbytes <= _PART_NBYTES:
-                self._obstore.put(self._client(), path, list(pieces) or b"", use_multipart=False)
+                with self._sending.held(nbytes):
+                    self._obstore.put(self._client(), path, list(pieces) or b"", use_multipart=False)
             else:
                 self._upload(key, pieces, nbytes, part)
         return Stored(nbytes)
@@ -174,7 +184,8 @@ class ObjectStore:
                 raise short
 
         try:
-            again(ask, self.location(key))
+            with self._reading.held(nbytes):
+                again(ask, self.location(key))
         except FileNotFoundError:
             raise
         except OSError as error:  # every store has its own words when a range begins behind the end
@@ -286,7 +297,7 @@ class ObjectStore:
         return not self.is_weak
 
     def _upload(self, key: str, pieces: Pieces, nbytes: int, part: int) -> None:
-        sizes = {"chunk_size": part, "max_concurrency": max(_IN_FLIGHT_NBYTES // part, 2)}
+        sizes = {"chunk_size": part, "max_concurrency": max(self._sending.nbytes // part, 1)}
 
         def send(taken: Taken) -> None:
             try:
@@ -299,7 +310,7 @@ class ObjectStore:
 
         started = monotonic()
         try:
-            feed(send, pieces)
+            feed(send, pieces, (min(part, nbytes - at) for at in range(0, nbytes, part)), self._sending)
         except Exception as error:
             # A completion that is asked for again because its answer was lost is told that there is nothing to complete.
             if pieces.failed is None and self._is_there(key, nbytes, started):
@@ -352,13 +363,16 @@ class ObjectStore:
         return self._companion
 
 
-def part_nbytes(nbytes: int) -> int:
+def part_nbytes(nbytes: int, in_flight_nbytes: int = _IN_FLIGHT_NBYTES) -> int:
     """The size of the parts of an upload: 16 MiB, or more where there would be more than 10,000.
+
+    Less, but at least the 5 MiB that S3 asks for, if fewer than four of those may be on their way.
 
     Raises:
         OSError: no store takes a file of that size.
     """
-    part = max(_PART_NBYTES, -(-nbytes // _MOST_PARTS // _MIB) * _MIB)
+    usual = max(_LEAST_PART_NBYTES, min(in_flight_nbytes // 4, _PART_NBYTES))
+    part = max(usual, -(-nbytes // _MOST_PARTS // _MIB) * _MIB)
     part += 0 if part * _MOST_PARTS >= nbytes else _MIB
     if part > _MOST_PART_NBYTES:
         raise OSError(EFBIG, f"{nbytes} bytes are more than an object store takes in one object")

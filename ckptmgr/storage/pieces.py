@@ -2,12 +2,14 @@
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 
+from ckptmgr.storage.budget import Budget, Share
 from ckptmgr.storage.store import Buffer
 
 _SMALL_NBYTES = 1 << 15  # smaller buffers are joined: each costs the client some microseconds, and copying it none
@@ -61,15 +63,19 @@ class Pieces:
             raise ValueError(f"{self._where!r}: only {done} of the {self._nbytes} bytes that were announced")
 
 
-def feed(send: Callable[[Taken], object], pieces: Iterable[memoryview]) -> None:
-    """Lets ``send`` take the pieces in a thread of its own, while this one makes them.
+def feed(send: Callable[[Taken], object], pieces: Iterable[memoryview], parts: Iterable[int], budget: Budget) -> None:
+    """Lets ``send`` take the pieces in a thread of its own, while this one makes them; ``parts`` are the upload's, in bytes.
 
     A client that drives its requests while it asks for the next piece cannot be used again in there, and whoever makes
     the pieces may read them with the same client. If they end with an error, so does ``send``, and the error is raised.
+
+    No piece is of two parts of the upload, and there is room in the budget for a whole part before the first piece of it is
+    made; the part leaves it when the client lets go of its last piece.
     """
     line: queue.Queue[memoryview | BaseException | None] = queue.Queue(_AHEAD)
     failed: list[BaseException] = []
     ended = threading.Event()
+    shares: deque[Share] = deque()
 
     def run() -> None:
         try:
@@ -77,6 +83,8 @@ def feed(send: Callable[[Taken], object], pieces: Iterable[memoryview]) -> None:
         except BaseException as error:  # noqa: BLE001 - raised again by who waits for it
             failed.append(error)
         ended.set()
+        for share in [*shares]:  # the error's traceback may hold pieces
+            share.end()
 
     def hand(piece: memoryview | BaseException | None) -> None:
         while not ended.is_set():
@@ -87,25 +95,59 @@ def feed(send: Callable[[Taken], object], pieces: Iterable[memoryview]) -> None:
     thread = threading.Thread(target=run, name="ckptmgr-upload", daemon=True)
     thread.start()
     try:
-        for piece in pieces:
-            hand(piece)
+        cut = _Cut(pieces)
+        for nbytes in parts:
+            shares.append(budget.take(nbytes))
+            part = cut.next(nbytes)
+            shares[-1].end_with(part)
+            while part and not ended.is_set():  # nothing but the client must hold what it was given
+                hand(part.pop(0))
             if ended.is_set():
                 break
+        else:
+            cut.end()
         hand(None)
     except BaseException as error:
         hand(error)
         raise
     finally:
         thread.join()
+        for share in shares:
+            share.end()
     if failed:
         raise failed[0]
 
 
+class _Cut:
+    """Pieces cut where the parts of an upload end."""
+
+    def __init__(self, pieces: Iterable[memoryview]) -> None:
+        self._pieces = iter(pieces)
+        self._rest = memoryview(b"")
+
+    def next(self, nbytes: int) -> list[memoryview]:
+        """The next pieces, of that many bytes together."""
+        part: list[memoryview] = []
+        while nbytes:
+            self._rest = self._rest or next(self._pieces)
+            part.append(self._rest[:nbytes])
+            self._rest = self._rest[nbytes:]
+            nbytes -= len(part[-1])
+        return part
+
+    def end(self) -> None:
+        """Lets the pieces come to their end, and tell what is wrong with them."""
+        for _ in self._pieces:
+            pass
+
+
 def _taken(line: "queue.Queue[memoryview | BaseException | None]") -> Taken:
-    while (piece := line.get()) is not None:
-        if isinstance(piece, BaseException):
-            raise OSError("the bytes to be sent ended with an error") from piece
-        yield piece
+    held = [line.get()]
+    while isinstance(held[0], memoryview):
+        yield cast(memoryview, held.pop())  # not to be held here while the next is waited for
+        held.append(line.get())
+    if isinstance(held[0], BaseException):
+        raise OSError("the bytes to be sent ended with an error") from held[0]
 
 
 class Places:

@@ -221,6 +221,13 @@ class LocalStore(Store, Protocol):
 
 
 @runtime_checkable
+class ParallelStore(Store, Protocol):
+    """A store that takes several files at once faster than one after another. It bounds by itself what is on its way."""
+
+    files: int  # at once
+
+
+@runtime_checkable
 class LinkingStore(Store, Protocol):
     """A store that can give a file another name beside the one it has. Not all can: object stores do not."""
 

@@ -204,7 +204,7 @@ class _File:
 
     def _carve(self, arrays: list[Any], memory: Sequence[_Array], slab: list[int], first: list[int], last: list[int]) -> None:
         of = -1, ""  # the slab and dtype of the tensor before, which are mostly those of the next
-        whole = _NOTHING
+        whole = np.empty(0, np.uint8)
         for row, at, start, stop in zip(self.columns.rows, slab, first, last, strict=True):
             spec = self.specs[row]
             if at != of[0] or spec.dtype != of[1]:

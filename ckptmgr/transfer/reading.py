@@ -297,10 +297,11 @@ class _Scratch:
     def buffers(self, window: Window) -> tuple[list[_Array], list[_Array]]:
         """What the window's bytes are read into: all of it, gaps included, and the part for each span."""
         first = window.spans[0]
-        if len(window.spans) == 1 and first.target is not None and not _is_crooked(first):
+        is_local = isinstance(window.folder.store, LocalStore)  # only a local file is copied by the kernel
+        if len(window.spans) == 1 and first.target is not None and not (is_local and _is_crooked(first)):
             return [first.target], [first.target]  # as most are of large tensors
         is_staged = [span.target is None for span in window.spans]
-        crooked = [number for number, span in enumerate(window.spans) if _is_crooked(span)]
+        crooked = [number for number, span in enumerate(window.spans) if is_local and _is_crooked(span)]
         if crooked and self.detour.begin():
             for number in crooked:
                 is_staged[number] = True

@@ -8,6 +8,7 @@ its checksums, if there is ever enough to do for one. Small tensors share a wind
 import bisect
 import functools
 import itertools
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ from ckptmgr.errors import SaveError
 from ckptmgr.layout import Digests, FileLayout, Late, Layout, Part
 from ckptmgr.source import TensorSource
 from ckptmgr.spec import PACKED_BITS, USED_BITS, TensorSpec
-from ckptmgr.storage import Folder
-from ckptmgr.transfer.lanes import Lane
+from ckptmgr.storage import Folder, ParallelStore
+from ckptmgr.transfer.lanes import Lane, share
 from ckptmgr.transfer.planning import BUFFERS
 from ckptmgr.transfer.stats import Progress, Stats, Tally
 
@@ -31,6 +32,7 @@ _Array: TypeAlias = np.ndarray[Any, Any]
 _Buffer: TypeAlias = memoryview | _Array
 _B = TypeVar("_B", memoryview, _Array)
 _Files: TypeAlias = Mapping[str, Digests]
+_Sized: TypeAlias = tuple[FileLayout, int | None]
 
 LANE_DEPTH = 2  # windows whose checksums are waited for; besides these one is filled, and that is all that is staged
 _COMBINE_NBYTES = 1 << 16  # from here on, combining two checksums is cheaper than reading the bytes again
@@ -69,8 +71,9 @@ def write(
 
     ``known`` files are there already: they are passed over, with these checksums of the whole and of the pieces.
 
-    Each file is durable before the next is begun. If this raises, the file it was at does not appear; those before it
-    stay. The source is asked for slices of at most one window at a time. ``progress`` is called in this thread.
+    Each file is durable before the next is begun, but for a store that is better with several at once, which all but the last
+    may be. If this raises, the files it was at do not appear; those before them stay. The source is asked for slices of at most
+    one window at a time. ``progress`` is called in this thread.
     ``meanwhile`` is called with all digests as soon as they are made, mostly in another thread while the store makes the last
     file durable; it has returned when this does, and what it raises ends the write.
 
@@ -82,34 +85,78 @@ def write(
     if unknown := layout.digests - _KINDS:
         raise ValueError(f"the layout asks for digests {sorted(unknown)}; known are {sorted(_KINDS)}")
     started = time.perf_counter()
-    files: dict[str, WrittenFile] = {}
-    digests: dict[str, Digests] = {}
-    sizes = [file.nbytes for file in layout.files]
     known = known or {}
-    total = sum(size or 0 for file, size in zip(layout.files, sizes, strict=True) if file.name not in known)
-    is_short = total <= min(folder.store.window_nbytes, _SHORT_NBYTES)
+    new = [(file, file.nbytes) for file in layout.files if file.name not in known]
+    total = sum(size or 0 for _, size in new)
     tally = Tally(progress, total, "stage", "checksum")
-    with Lane(LANE_DEPTH) as lane:
-        for planned, size in zip(layout.files, sizes, strict=True):
-            if planned.name in known:
-                files[planned.name], digests[planned.name] = known[planned.name]
-                continue
-            file, nbytes = _sized(planned, size, digests)
-            tally.total += nbytes if size is None else 0
-            sums = _Sums(len(file.pieces), layout.digests, lane, is_short=is_short)
-            late = functools.partial(_build, file.name, digests, sums)
-            windows = _windows(file, source, folder.store.window_nbytes, late)
-            if meanwhile is not None and planned is layout.files[-1]:
-                windows = _then(windows, functools.partial(sums.then, meanwhile, digests, file.name))
-            folder.put(file.name, _taken(windows, sums, tally), nbytes)
-            digests[file.name] = sums.digests()
-            files[file.name] = WrittenFile(nbytes, sums.file)
-            tally.add(0, checksum=sums.seconds)
-        if meanwhile is not None and (not layout.files or layout.files[-1].name in known):
-            meanwhile(digests)
+    done = _Done({name: file for name, (file, _) in known.items()}, {name: digests for name, (_, digests) in known.items()})
+    writer = _Writer(folder, layout, source, tally, done, meanwhile)
+    abreast = _abreast(folder, new)
+    if abreast:
+        share(abreast, writer.write, writer.workers)
+    writer.write(iter(new[len(abreast) :]))
+    if meanwhile is not None and (not layout.files or layout.files[-1].name in known):
+        meanwhile(done.digests)
     seconds = time.perf_counter() - started
     phases = {**tally.phases, "write": seconds - tally.phases["stage"]}
+    files = {file.name: done.files[file.name] for file in layout.files}
+    digests = {file.name: done.digests[file.name] for file in layout.files}
     return Written(files, digests, Stats(sum(file.nbytes for file in files.values()), seconds, phases))
+
+
+def _abreast(folder: Folder, files: Sequence[_Sized]) -> Sequence[_Sized]:
+    """Those of the files that may be written at once: nothing in them comes from other files, and the last is last."""
+    if not isinstance(folder.store, ParallelStore) or len(files) < 3:
+        return []
+    return [*itertools.takewhile(lambda each: not any(isinstance(piece, Late) for piece in each[0].pieces), files[:-1])]
+
+
+class _Done(NamedTuple):
+    """What has been written of a layout, by file."""
+
+    files: dict[str, WrittenFile]
+    digests: dict[str, Digests]
+
+
+class _Writer:
+    """Writes files of one layout, in several threads if need be; the source is asked by one of them at a time."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        layout: Layout,
+        source: TensorSource,
+        tally: Tally,
+        done: _Done,
+        meanwhile: Callable[[_Files], object] | None,
+    ) -> None:
+        self._folder, self._source, self._tally, self._done = folder, source, tally, done
+        self._kinds = layout.digests
+        self._last = layout.files[-1] if layout.files and meanwhile is not None else None
+        self._meanwhile = meanwhile
+        self._is_short = tally.total <= min(folder.store.window_nbytes, _SHORT_NBYTES)
+        self._turn = threading.Lock()
+        self.workers = folder.store.files if isinstance(folder.store, ParallelStore) else 1
+
+    def write(self, files: Iterator[_Sized]) -> None:
+        """Writes one file after another."""
+        with Lane(LANE_DEPTH) as lane:
+            for planned, size in files:
+                self._write(planned, size, lane)
+
+    def _write(self, planned: FileLayout, size: int | None, lane: Lane) -> None:
+        tally, digests = self._tally, self._done.digests
+        file, nbytes = _sized(planned, size, digests)
+        tally.total += nbytes if size is None else 0
+        sums = _Sums(len(file.pieces), self._kinds, lane, is_short=self._is_short)
+        late = functools.partial(_build, file.name, digests, sums)
+        windows = _windows(file, self._source, self._folder.store.window_nbytes, late)
+        if self._meanwhile is not None and planned is self._last:
+            windows = _then(windows, functools.partial(sums.then, self._meanwhile, digests, file.name))
+        self._folder.put(file.name, _taken(windows, self._turn, sums, tally), nbytes)
+        digests[file.name] = sums.digests()
+        self._done.files[file.name] = WrittenFile(nbytes, sums.file)
+        tally.add(0, checksum=sums.seconds)
 
 
 def _sized(file: FileLayout, nbytes: int | None, before: _Files) -> tuple[FileLayout, int]:
@@ -288,11 +335,12 @@ def _then(windows: Iterator[_Window], call: Callable[[], object]) -> Iterator[_W
     call()
 
 
-def _taken(windows: Iterator[_Window], sums: _Sums, tally: Tally) -> Iterator[list[_Buffer]]:
+def _taken(windows: Iterator[_Window], turn: threading.Lock, sums: _Sums, tally: Tally) -> Iterator[list[_Buffer]]:
     """The windows as the store takes them: what has been asked for again was written."""
     while True:
         started = time.perf_counter()
-        window = next(windows, None)
+        with turn:
+            window = next(windows, None)
         staged = time.perf_counter() - started
         if window is None:
             return

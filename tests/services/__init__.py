@@ -6,6 +6,6 @@ that ends (`services.keeper`).
 
 from services.process import Service, ServiceMissing
 from services.proxy import Proxy
-from services.servers import AZURE_KEY, S3, Azure, Gcs, Moto, Sink
+from services.servers import AZURE_KEY, S3, Azure, Gcs, Moto, Sink, Sparse
 
-__all__ = ["AZURE_KEY", "S3", "Azure", "Gcs", "Moto", "Proxy", "Service", "ServiceMissing", "Sink"]
+__all__ = ["AZURE_KEY", "S3", "Azure", "Gcs", "Moto", "Proxy", "Service", "ServiceMissing", "Sink", "Sparse"]

@@ -147,6 +147,22 @@ class Sink(_Own):
     module = "services.sink_s3"
 
 
+class Sparse(_Own):
+    """S3 in memory for large objects that are mostly zero; counts what it gives."""
+
+    module, bucket = "services.sparse_s3", "test-bucket"
+
+    def options(self, endpoint: str | None = None) -> dict[str, Any]:
+        """The storage options, as s3fs takes them."""
+        return {"key": "any", "secret": "any", "endpoint_url": endpoint or self.endpoint, "region": "us-east-1"}
+
+    def sent(self) -> tuple[int, int]:
+        """Bytes of objects that it has given since this was asked last, and to how many requests."""
+        with urllib.request.urlopen(f"{self.endpoint}/__sent__", timeout=10) as answer:
+            nbytes, requests = json.load(answer)
+        return nbytes, requests
+
+
 def _is_found(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=2):

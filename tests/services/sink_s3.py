@@ -13,6 +13,7 @@ ZEROS = memoryview(bytes(4 << 20))
 TAG = 'ETag: "0123456789abcdef0123456789abcdef"\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n'
 SIZES: dict[str, int] = {}  # of "/bucket/key"
 PARTS: dict[str, dict[str, int]] = {}  # of an upload: sizes by number
+HEAD_NBYTES = 1 << 14  # of a request at most
 RECEIVED = bytearray(1 << 20)  # every connection receives into this: bodies are discarded
 
 
@@ -50,13 +51,13 @@ class Sink(asyncio.BufferedProtocol):
                 if not self.left:
                     self.finish()
                 continue
-            self.head += view
+            before = len(self.head)
+            self.head += view[:HEAD_NBYTES]
             end = self.head.find(b"\r\n\r\n")
             if end < 0:
                 return
-            rest = bytes(self.head[end + 4 :])
+            view = view[end + 4 - before :]  # the body behind it stays where it is
             self.begin(bytes(self.head[:end]).decode("latin1").split("\r\n"))
-            view = memoryview(rest)
 
     def begin(self, lines: list[str]) -> None:
         self.head = bytearray()
