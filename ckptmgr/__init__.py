@@ -10,6 +10,7 @@
 from ckptmgr.background import BackgroundSaver
 from ckptmgr.box import Box
 from ckptmgr.checkpoint import Checkpoint, Restored
+from ckptmgr.copying import Copied, copy
 from ckptmgr.errors import (
     BackendNotFoundError,
     CheckpointError,
@@ -58,6 +59,7 @@ __all__ = [
     "CheckpointError",
     "CheckpointManager",
     "CommitUnknownError",
+    "Copied",
     "CorruptCheckpointError",
     "FormatVersionError",
     "Group",
@@ -93,6 +95,7 @@ __all__ = [
     "UnsupportedTensorError",
     "Verdict",
     "VerifyReport",
+    "copy",
     "load",
     "open_checkpoint",
     "save",
