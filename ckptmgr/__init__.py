@@ -49,6 +49,7 @@ from ckptmgr.spec import PackedArray, TensorSpec
 from ckptmgr.step import StepInfo
 from ckptmgr.swapping import swap_weights
 from ckptmgr.sweep import Swept
+from ckptmgr.tiers import TieredManager
 from ckptmgr.transfer import Problem
 
 __all__ = [
@@ -90,6 +91,7 @@ __all__ = [
     "StepNotFoundError",
     "Swept",
     "TensorSpec",
+    "TieredManager",
     "UnsafeCheckpointError",
     "UnsupportedLeafError",
     "UnsupportedTensorError",

@@ -127,6 +127,7 @@ def copy_step(
     target: Run,
     *,
     overwrite: bool = False,
+    anew: bool = False,
     verify: Readback = "full",
     progress: Progress | None = None,
 ) -> Copied:
@@ -136,7 +137,7 @@ def copy_step(
     and compared too, before it is committed; with ``"fast"`` its sizes are, and the bytes of files that an interrupted copy has
     left. ``progress`` is called in this thread with the bytes of this step that are in the target; what it raises ends the
     copy like any interruption: what was written stays there, and is not written again next time. Retention is not applied, and
-    hints for other tools are not refreshed.
+    hints for other tools are not refreshed. With ``anew`` and ``overwrite`` a damaged copy is replaced.
 
     Raises:
         StepExistsError: another step of that number is there, and ``overwrite`` is not set.
@@ -149,7 +150,7 @@ def copy_step(
     check(source.folder, known.found)
     manifest = known.manifest
     name = target.name_of(manifest.step) or target.naming.format(manifest.step, manifest.metadata)
-    if there := _there(target, name, manifest):
+    if not anew and (there := _there(target, name, manifest)):
         return there
     if not overwrite:
         target.refuse_foreign(manifest.step)

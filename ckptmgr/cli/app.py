@@ -35,7 +35,7 @@ class Commands(TyperGroup):
 app = typer.Typer(
     name="ckptmgr",
     cls=Commands,
-    help="Looks at, checks, copies and tidies up runs and checkpoints. Exit codes: 0 done, 1 a problem or failure, 2 wrong usage.",
+    help="Looks at, checks, copies and tidies up runs and checkpoints. Exit codes: 0 done, 1 a problem or failure, 2 wrong use.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
