@@ -22,8 +22,9 @@ from typing import TypeAlias
 from ckptmgr.copying import Readback, copy_step
 from ckptmgr.errors import CorruptCheckpointError, StepExistsError, StepNotFoundError
 from ckptmgr.finding import Run
+from ckptmgr.hints import Hints
 from ckptmgr.manager import CheckpointManager
-from ckptmgr.retention import Retention, plan
+from ckptmgr.retention import KeepAll, Retention, plan
 from ckptmgr.step import StepInfo
 from ckptmgr.telling import let_go, raise_together
 from ckptmgr.transfer import Progress
@@ -67,7 +68,7 @@ def due(
     return [info for info in reversed(missing) if info.order in orders]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class KeepUncopied(Retention):
     """The steps whose copy is due or under way, as far as ``held`` wants them."""
 
@@ -78,6 +79,9 @@ class KeepUncopied(Retention):
         """Those that it wants of them."""
         uncopied = self.uploader.uncopied(steps)
         return {step: str(self) for step in self.held.keep(uncopied)} if uncopied else {}
+
+    def __repr__(self) -> str:
+        return f"KeepUncopied({self.held!r})"
 
     def __str__(self) -> str:
         return "not copied yet"
@@ -250,8 +254,7 @@ class Uploader:
             )
             for name in sorted(self._source.find_own(info.step).info.pins - done.info.pins):
                 self.remote.pin(info.step, name)
-            dropped = {each.order for each in self.remote.collect().dropped}
-            self.known = [each for each in self.known if each.order not in dropped]
+            self._apply_retention()
             self._failures.pop(key(info), None)
             self._told.discard(key(info))
             logger.info("copied step %d to %r", info.step, self.remote.folder.location())
@@ -266,6 +269,12 @@ class Uploader:
             self._fail(info, error)
         finally:
             self._current = None
+
+    def _apply_retention(self) -> None:
+        if self.remote.retention == KeepAll() and not Hints(self._target).follow(self.local.backend):
+            return  # there is nothing to remove or to write
+        dropped = {each.order for each in self.remote.collect().dropped}
+        self.known = [each for each in self.known or () if each.order not in dropped]
 
     def _tell(self, done: int, total: int) -> None:
         info = self._current

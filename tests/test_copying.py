@@ -150,6 +150,19 @@ def test_an_interrupted_copy_sends_what_is_missing_and_repairs_what_is_rotten(ru
     assert CheckpointManager(tmp_path / "copy").verify().ok
 
 
+@pytest.mark.xdist_group("clouds")
+def test_what_ends_a_large_upload_is_raised_as_it_is(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    url, options = place("s3", request)
+    CheckpointManager(tmp_path / "run").save(1, {"w": np.zeros(40 << 20, np.uint8)})
+
+    with pytest.raises(Ending):
+        ckptmgr.copy(tmp_path / "run", url, dst_options=options, progress=ending_at(20 << 20))
+
+    copy = CheckpointManager(url, storage_options=options)
+    assert copy.steps() == []
+    assert copy.folder.uploads() == []
+
+
 def test_an_interrupted_copy_of_another_save_is_not_gone_on_with(run: CheckpointManager, tmp_path: Path) -> None:
     with pytest.raises(Ending):
         ckptmgr.copy(tmp_path / "run", tmp_path / "copy", steps=3, progress=ending_at(run.steps()[2].nbytes))

@@ -80,6 +80,7 @@ def test_a_step_that_is_not_copied_yet_is_held(tiers: Tiers) -> None:
             manager.save(step, state(step))
         assert steps(manager.local) == [1, 2, 3]
         assert "not copied yet" in str(manager.local.plan())
+        assert "KeepLast(1) | KeepUncopied(KeepAll())" in repr(manager)
     manager.wait()
     manager.save(4, state(4))
     manager.close()
@@ -144,6 +145,15 @@ def test_overwriting_a_step_overwrites_its_copy(tiers: Tiers) -> None:
 
     assert restored(manager.remote, 1) == 7
     assert manager.remote.sweep(grace=0).files == 0
+
+
+def test_hints_for_other_tools_follow_in_the_remote_tier(tmp_path: Path) -> None:
+    near, far = (CheckpointManager(tmp_path / name, backend="tf_bundle") for name in ("near", "far"))
+    with TieredManager(near, far) as manager:
+        for step in (1, 2):
+            manager.save(step, state(step))
+
+    assert far.latest().attempt in (tmp_path / "far" / "checkpoint").read_text().splitlines()[0]
 
 
 # ---- keeping
