@@ -18,6 +18,7 @@ from stores import MemoryStore, WrappedStore
 
 import ckptmgr
 from ckptmgr import CheckpointManager, Copied, CorruptCheckpointError, SaveError, StepExistsError, StepInfo, StepNotFoundError
+from ckptmgr.record import seal
 from ckptmgr.storage import Folder
 from ckptmgr.storage.posix import PosixStore
 
@@ -111,6 +112,17 @@ def test_a_rotten_file_never_becomes_a_step(run: CheckpointManager, tmp_path: Pa
     copy = CheckpointManager(tmp_path / "copy")
     assert [info.step for info in copy.steps()] == [1, 3]
     assert (copy.sweep(grace=0).files, copy.sweep(grace=0).claims) == (0, 0)
+
+
+def test_a_manifest_that_is_not_what_was_committed_is_not_copied(run: CheckpointManager, tmp_path: Path) -> None:
+    record = tmp_path / "run" / "step-00000002" / "manifest.json"
+    body = record.read_bytes().replace(b'"n": 2', b'"n": 9').rpartition(b'  "crc32c"')[0]
+    record.write_bytes(seal(body))  # whoever sealed it has made a mistake
+
+    with pytest.raises(CorruptCheckpointError, match="crc32c"):
+        ckptmgr.copy(tmp_path / "run", tmp_path / "copy")
+
+    assert [info.step for info in CheckpointManager(tmp_path / "copy").steps()] == [1, 3]
 
 
 def test_several_failures_are_told_together(run: CheckpointManager, tmp_path: Path) -> None:

@@ -177,6 +177,17 @@ def test_delete_pin_and_verify_are_for_both_tiers(tiers: Tiers) -> None:
             manager.delete(1)
 
 
+def test_a_pin_that_comes_while_a_step_is_copied_comes_along(tiers: Tiers) -> None:
+    manager = tiers.start()
+    with tiers.far.held():
+        manager.save(1, state(1))
+        assert tiers.far.begun.wait(PATIENCE_S)
+        manager.pin(1, "paper")
+    manager.close()
+
+    assert manager.remote.latest().pins == {"paper"}
+
+
 def test_a_step_that_is_deleted_while_it_is_copied_does_not_come_back(tiers: Tiers) -> None:
     manager = tiers.start()
     with tiers.far.held():
