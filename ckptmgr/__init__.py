@@ -10,6 +10,7 @@
 from ckptmgr.background import BackgroundSaver
 from ckptmgr.box import Box
 from ckptmgr.checkpoint import Checkpoint, Restored
+from ckptmgr.copying import Copied, copy
 from ckptmgr.errors import (
     BackendNotFoundError,
     CheckpointError,
@@ -48,6 +49,7 @@ from ckptmgr.spec import PackedArray, TensorSpec
 from ckptmgr.step import StepInfo
 from ckptmgr.swapping import swap_weights
 from ckptmgr.sweep import Swept
+from ckptmgr.tiers import TieredManager
 from ckptmgr.transfer import Problem
 
 __all__ = [
@@ -58,6 +60,7 @@ __all__ = [
     "CheckpointError",
     "CheckpointManager",
     "CommitUnknownError",
+    "Copied",
     "CorruptCheckpointError",
     "FormatVersionError",
     "Group",
@@ -88,11 +91,13 @@ __all__ = [
     "StepNotFoundError",
     "Swept",
     "TensorSpec",
+    "TieredManager",
     "UnsafeCheckpointError",
     "UnsupportedLeafError",
     "UnsupportedTensorError",
     "Verdict",
     "VerifyReport",
+    "copy",
     "load",
     "open_checkpoint",
     "save",

@@ -11,28 +11,46 @@ import queue
 import sys
 import threading
 import time
-import traceback
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Protocol, Self, TypeAlias
 
-from ckptmgr.manager import CheckpointManager
 from ckptmgr.naming import checked_step
 from ckptmgr.pending import Cancelled, PendingSave
 from ckptmgr.saving import Asset, Prepared
 from ckptmgr.snapshot import Snapshot, Staging
 from ckptmgr.step import JSON, StepInfo
+from ckptmgr.telling import let_go, raise_together, shown_whole
 
 logger = logging.getLogger(__name__)
 
 OnBusy: TypeAlias = Literal["wait", "skip", "replace"]
 
 
+class Saving(Protocol):
+    """What saves in two halves, as `CheckpointManager` and `TieredManager` do; see their methods."""
+
+    def prepare(
+        self,
+        step: int,
+        state: Any,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, JSON] | None = None,
+        assets: Mapping[str, Asset] | None = None,
+        overwrite: bool = False,
+    ) -> Prepared:
+        """The first half."""
+
+    def complete(self, prepared: Prepared, *, on_written: Callable[[], object] = ...) -> StepInfo:
+        """The second half."""
+
+
 class BackgroundSaver:
-    """Saves steps of a manager in the background.
+    """Saves steps of a manager, or of a `TieredManager`, in the background.
 
     Args:
         manager: writes, commits and applies retention, in the background; so its ``progress`` is called in another thread.
@@ -50,7 +68,7 @@ class BackgroundSaver:
 
     def __init__(
         self,
-        manager: CheckpointManager,
+        manager: Saving,
         *,
         on_busy: OnBusy = "wait",
         overhead_budget: float | None = None,
@@ -160,7 +178,7 @@ class BackgroundSaver:
             return
         for failure in self._failures():  # the error that ends the block is the one to raise
             logger.error("a background save failed", exc_info=failure)
-            error.add_note(f"before, a background save failed: {_shown(failure)}")
+            error.add_note(f"before, a background save failed: {shown_whole(failure)}")
 
     def _has_room(self, new: PendingSave) -> bool:
         """Whether the new save may be begun: waits for room, or cancels the new one, as `on_busy` says."""
@@ -210,14 +228,7 @@ class BackgroundSaver:
         return [end for end in ends if isinstance(end, BaseException)]
 
     def _raise_failures(self) -> None:
-        failures = self._failures()
-        try:
-            for later in failures[1:]:
-                failures[0].add_note(f"after it, another one failed: {_shown(later)}")
-            if failures:
-                raise failures[0]
-        finally:
-            del failures  # an error that refers to itself would keep what its callers had until garbage is looked for
+        raise_together(self._failures())
 
     def _finish(self) -> None:
         if os.getpid() != self._pid:
@@ -250,7 +261,7 @@ os.register_at_fork(after_in_child=_unfinished.clear)  # they go on in the paren
 class _Job:
     """A save that was handed to the thread. Whoever claims it, the thread or who cancels it, gives its memory back."""
 
-    manager: CheckpointManager
+    manager: Saving
     pending: PendingSave
     staging: Staging
     snapshot: Snapshot | None
@@ -265,7 +276,7 @@ class _Job:
         # Whatever it is, it is raised in a caller's thread.
         except BaseException as error:  # noqa: BLE001
             error.add_note(f"raised by the background save of step {self.pending.step}")
-            _let_go(error)
+            let_go(error)
             return error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
         finally:
             del self  # the error's frames lead to this one
@@ -308,20 +319,6 @@ def _work(jobs: "queue.SimpleQueue[_Job | None]") -> None:
 def _tell(pending: PendingSave) -> bool:
     """Whether its end was still to be told; it counts as told now."""
     return _unfinished.pop(pending, None) is not None
-
-
-def _let_go(error: BaseException) -> None:
-    """Clears what its frames held, and those of the errors that it came from: who keeps an error must not keep the state."""
-    errors: list[BaseException | None] = [error]
-    for known in errors:
-        if known is not None:
-            traceback.clear_frames(known.__traceback__)
-            causes = (known.__cause__, known.__context__, *getattr(known, "exceptions", ()))
-            errors += [cause for cause in causes if cause not in errors]
-
-
-def _shown(error: BaseException) -> str:
-    return "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
 
 
 _is_exiting = False

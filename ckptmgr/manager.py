@@ -7,7 +7,6 @@ by one conditional change of that record (`commit`); the manager holds no state 
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
@@ -18,7 +17,6 @@ from ckptmgr import sweep as sweeping
 from ckptmgr.adopting import Adoption
 from ckptmgr.backend import Backend
 from ckptmgr.checkpoint import Cast, Checkpoint, Restored
-from ckptmgr.errors import CorruptCheckpointError, StepNotFoundError, shown
 from ckptmgr.finding import Run, VerifyReport
 from ckptmgr.group import Group, Solo
 from ckptmgr.hints import Hints
@@ -26,7 +24,8 @@ from ckptmgr.incremental import Incremental
 from ckptmgr.manifest import Manifest
 from ckptmgr.naming import StepNaming, checked_step
 from ckptmgr.renaming import Rule
-from ckptmgr.retention import KeepAll, KeepBest, Plan, Retention, plan
+from ckptmgr.resuming import restored_or_initial, with_skipped
+from ckptmgr.retention import KeepAll, Plan, Retention, best, plan
 from ckptmgr.saving import Asset, Prepared
 from ckptmgr.step import JSON, StepInfo
 from ckptmgr.storage import open_folder
@@ -146,8 +145,11 @@ class CheckpointManager:
         given = (metrics or {}, metadata or {}, assets or {}, overwrite)
         return saving.prepare(step, state, *given, self.backend, STEM, self.max_file_nbytes, self._incremental.groups)
 
-    def complete(self, prepared: Prepared, *, on_written: Callable[[], object] = lambda: None) -> StepInfo:
-        """The second half of `save`, once: writes what was prepared, calls ``on_written``, commits, applies retention."""
+    def complete(self, prepared: Prepared, *, on_written: Callable[[], object] = lambda: None, after: int = 0) -> StepInfo:
+        """The second half of `save`, once: writes what was prepared, calls ``on_written``, commits, applies retention.
+
+        ``after`` is a sequence of a step elsewhere that this one is newer than.
+        """
         step = prepared.step
         name = self._steps.name_of(step) or self.naming.format(step, prepared.metadata)
         if not prepared.overwrite:
@@ -155,7 +157,9 @@ class CheckpointManager:
         attempt = commit.begin(self.folder, name, step, overwrite=prepared.overwrite)
 
         def manifest(sequence: int) -> Manifest:
-            return prepared.manifest(attempt.attempt, entries, sequence=sequence, run=self.run, backend=self.backend.name)
+            return prepared.manifest(
+                attempt.attempt, entries, sequence=max(sequence, after + 1), run=self.run, backend=self.backend.name
+            )
 
         with attempt.undone_if_it_fails():
             entries = self._incremental.write_step(attempt, prepared, progress=self.progress)
@@ -171,6 +175,10 @@ class CheckpointManager:
         if self._run is None:
             self._run = secrets.token_hex(8)
         return self._run
+
+    def go_on_with(self, run: str) -> None:
+        """Lets saves of this manager carry that id from now on, unless they have one already; a restore does that."""
+        self._run = run if self._run is None else self._run
 
     # ---- finding
 
@@ -188,9 +196,7 @@ class CheckpointManager:
 
     def best(self, metric: str, mode: Literal["min", "max"] = "min") -> StepInfo | None:
         """The step with the best value of a metric; ties go to the newer one, NaN and steps without it never win."""
-        infos = self.steps()
-        winners = KeepBest(metric, n=1, mode=mode).keep(infos)
-        return next((info for info in infos if info.step in winners), None)
+        return best(self.steps(), metric, mode)
 
     def path(self, step: int) -> str:
         """Where the step's files lie: a folder that the format's own tools can open. Of another tool's step, its stem.
@@ -234,16 +240,8 @@ class CheckpointManager:
                 return checkpoint.restore(**options, verify=verify, progress=self.progress, mmap=mmap, copy=copy)
 
         result = self._with_step(step, restored)
-        unfilled = [*result.report.missing, *(name for name, _, _ in result.report.mismatched)]
-        if result.report.skipped and unfilled:
-            # Only without `strict`: what a failed restore has half filled must not pass for the caller's own values.
-            raise CorruptCheckpointError(
-                f"step {result.report.skipped[0].step} is damaged, and the older step {result.step} lacks "
-                f"{shown(unfilled)}: restore an explicit step into fresh arrays",
-                step=result.report.skipped[0].step,
-            )
-        if self._run is None and result.info is not None and not result.info.is_foreign:
-            self._run = result.info.run
+        if result.info is not None and not result.info.is_foreign:
+            self.go_on_with(result.info.run)
         return result
 
     @overload
@@ -259,16 +257,7 @@ class CheckpointManager:
             CorruptCheckpointError: there are steps, but none is good: training must not silently start anew.
             StateMismatchError: the step and ``init`` differ.
         """
-        # A module can be called too, but is a state; its class makes one.
-        is_function = callable(init) and (isinstance(init, type) or not hasattr(init, "state_dict"))
-        state = init() if is_function else init
-        try:
-            result = self.restore(into=state)
-        except StepNotFoundError as error:
-            if error.step is not None:
-                raise  # it was deleted while it was read, and the state is no fresh one any more
-            return 0, state
-        return result.step or 0, result.state
+        return restored_or_initial(lambda state: self.restore(into=state), init)
 
     def open(self, step: int | None = None) -> Checkpoint:
         """A step opened lazily (the newest that opens, with ``step`` None, as in `restore`).
@@ -389,8 +378,7 @@ class CheckpointManager:
     def _with_step(self, step: int | None, use: Callable[[Checkpoint], Restored]) -> Restored:
         if step is not None:
             return self._steps.with_step(checked_step(step), self.verify_reads, use)
-        result, skipped = self._steps.with_newest(self.verify_reads, use, stacklevel=3)
-        return result._replace(report=replace(result.report, skipped=tuple(skipped)))
+        return with_skipped(*self._steps.with_newest(self.verify_reads, use, stacklevel=3))
 
     def _collect_after(self, done: str) -> None:
         try:

@@ -4,18 +4,16 @@ The law: it is an overwrite by a new attempt, which has all files itself and the
 committed the step is as it was; the manifest that was copied is the only one that is replaced.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
-
-from ckptmgr import commit, transfer
+from ckptmgr import commit
 from ckptmgr.checkpoint import files_of
-from ckptmgr.checksum import crc32c
 from ckptmgr.errors import CorruptCheckpointError, StepNotFoundError
+from ckptmgr.filecopy import copy_file
 from ckptmgr.finding import Run
 from ckptmgr.ledger import read_record
-from ckptmgr.manifest import FileEntry, Manifest
+from ckptmgr.manifest import Manifest
 from ckptmgr.step import StepInfo
 from ckptmgr.storage import Folder
 
@@ -37,7 +35,7 @@ def materialize(run: Run, step: int, *, before_delete: Callable[[str, Manifest],
         manifest = _manifest(root, name, step)
         files = files_of(root, name, manifest)
         try:
-            entries = tuple(_copied(files, attempt.folder, entry) for entry in manifest.files)
+            entries = tuple(copy_file(files, attempt.folder, entry) for entry in manifest.files)
         except CorruptCheckpointError as error:
             if _manifest(root, name, step).attempt == manifest.attempt:
                 raise
@@ -57,29 +55,3 @@ def _manifest(root: Folder, name: str, step: int) -> Manifest:
 
 def _gone(root: Folder, name: str, step: int) -> StepNotFoundError:
     return StepNotFoundError(f"step {step} in {root.location(name)!r} was deleted meanwhile: nothing was changed", step=step)
-
-
-def _copied(files: Folder, target: Folder, entry: FileEntry) -> FileEntry:
-    problems = transfer.check(files, [(entry.name, entry.nbytes, entry.crc32c)], full=False)
-    if problems:  # before space for what may be no size of a file is asked for
-        raise CorruptCheckpointError(f"{problems[0].message}: restore another step", file=entry.name)
-    try:
-        target.put(entry.name, _windows(files, entry), entry.nbytes)
-    except (FileNotFoundError, EOFError) as error:
-        text = f"{files.location(entry.name)!r} is missing or cut off: restore another step"
-        raise CorruptCheckpointError(text, file=entry.name) from error
-    return replace(entry, origin=None)
-
-
-def _windows(files: Folder, entry: FileEntry) -> Iterator[list[np.ndarray]]:
-    """The file's bytes; the end is not reached, so that no copy appears, unless they have the manifest's checksum."""
-    value, most = 0, files.store.window_nbytes
-    for at in range(0, entry.nbytes, most):
-        buffer = np.empty(min(most, entry.nbytes - at), np.uint8)
-        files.read_into(entry.name, at, [buffer])
-        value = crc32c(buffer, value)
-        yield [buffer]
-    if value != entry.crc32c:
-        where = files.location(entry.name)
-        text = f"{where!r} has crc32c {value:08x}; the manifest says {entry.crc32c:08x}: restore another step"
-        raise CorruptCheckpointError(text, file=entry.name)

@@ -297,6 +297,12 @@ def plan(retention: Retention, steps: Iterable[StepInfo]) -> Plan:
     return Plan(tuple(_verdict(info, reasons[info.step], retention) for info in ordered))
 
 
+def best(steps: Sequence[StepInfo], metric: str, mode: Literal["min", "max"]) -> StepInfo | None:
+    """The step that `KeepBest` keeps, of these in the order of their saves; None if it keeps none."""
+    winners = KeepBest(metric, n=1, mode=mode).keep(steps)
+    return next((info for info in steps if info.step in winners), None)
+
+
 def _always(info: StepInfo, *, newest: bool) -> list[str]:
     pins = [f"pinned: {', '.join(sorted(info.pins))}"] if info.pins else []
     return ["newest", *pins] if newest else pins

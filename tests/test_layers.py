@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FACE = "__init__"
 FLOORS = [
-    {"errors", "garbage"},
+    {"errors", "garbage", "telling"},
     {"box", "step", "folding"},
     {"spec", "naming", "retention", "checksum", "fields", "rng", "strings"},
     {"contenthash"},
@@ -27,12 +27,13 @@ FLOORS = [
     {"restoring", "treesource"},
     {"checkpoint"},
     {"foreign"},
-    {"finding"},
-    {"hints", "incremental", "materializing"},
-    {"adopting"},
+    {"finding", "filecopy"},
+    {"hints", "incremental", "materializing", "resuming"},
+    {"adopting", "copying"},
     {"manager", "files", "swapping"},
-    {"snapshot", "pending"},
-    {"background"},
+    {"snapshot", "pending", "uploading"},
+    {"nearest"},
+    {"background", "tiers"},
     {FACE},
     {"testing"},
     {"cli", "integrations"},

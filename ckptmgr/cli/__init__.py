@@ -1,4 +1,4 @@
-"""The command ``ckptmgr``: looks at runs and checkpoints, checks them, tidies up, and shows a run that survives being killed."""
+"""The command ``ckptmgr``: looks at, checks, copies and tidies up runs and checkpoints, and shows one survive being killed."""
 
 import sys
 

@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -111,7 +111,7 @@ class CheckpointCallback(Hooks):
         if threshold is not None and (not isinstance(threshold, Real) or math.isnan(threshold)):
             raise ValueError(f"initial_value_threshold must be a number that values can be better than, not {threshold!r}")
         self._saver = manager
-        self.manager = manager.manager if isinstance(manager, BackgroundSaver) else manager
+        self.manager = cast(CheckpointManager, manager.manager) if isinstance(manager, BackgroundSaver) else manager
         self.save_freq: Frequency = save_freq if isinstance(save_freq, str) else int(save_freq)
         self.monitor, self.mode = monitor, mode
         self.save_best_only, self.save_weights_only = save_best_only, save_weights_only

@@ -1,0 +1,77 @@
+"""``ckptmgr cp``: copies steps from one run into another, on any storage."""
+
+from typing import Annotated, cast
+
+import typer
+
+from ckptmgr import StepNaming, copying
+from ckptmgr.cli.output import AsJSON, complain, counted, emit, emit_json, progress, size, step_json, usage
+from ckptmgr.cli.target import DEFAULT_NAMING, RunURL, Template, run
+from ckptmgr.copying import Copied, NotCopied, Wanted
+from ckptmgr.finding import Run
+from ckptmgr.step import JSON
+from ckptmgr.storage import open_folder
+
+TargetRun = Annotated[str, typer.Argument(metavar="TARGET", help="Folder of the run that gets them.", show_default=False)]
+Steps = Annotated[list[int] | None, typer.Option("--step", min=0, help="A step to copy; repeatable.", show_default=False)]
+Latest = Annotated[bool, typer.Option("--latest", help="Copy the step that was saved last.")]
+All = Annotated[bool, typer.Option("--all", help="Copy all steps, which is done if nothing else is said.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace other steps of the same numbers.")]
+Fast = Annotated[bool, typer.Option("--fast", help="Do not read back what was written; compare its sizes only.")]
+
+
+def copy(
+    url: RunURL,
+    target_url: TargetRun,
+    steps: Steps = None,
+    latest: Latest = False,
+    all_steps: All = False,
+    overwrite: Overwrite = False,
+    fast: Fast = False,
+    template: Template = DEFAULT_NAMING,
+    as_json: AsJSON = False,
+) -> None:
+    """Copy committed steps into another run, on any storage. They stay the same steps, each whole or absent.
+
+    Steps that are there already are passed over, and what an interrupted copy has written is not written again: run the
+    same command again. Exits with 1 if a step could not be copied; the others are.
+    """
+    if bool(steps) + latest + all_steps > 1:
+        raise typer.BadParameter("give one of --step, --latest and --all")
+    with usage("TARGET"):
+        target = Run(open_folder(target_url), StepNaming(template))
+    with progress("copy") as shown, run(url, template) as manager:
+        source = Run(manager.folder, manager.naming)
+        wanted = cast(Wanted, steps or ("latest" if latest else "all"))
+        chosen, failed = copying.choose(source, wanted)
+        ends: list[Copied | NotCopied] = [*failed]
+        for end in copying.copy_steps(
+            source, chosen, target, overwrite=overwrite, verify="fast" if fast else "full", progress=shown
+        ):
+            ends.append(end)
+            if not as_json:
+                _emit(end)
+    if as_json:
+        emit_json({"source": url, "target": target_url, "steps": list(map(_json, ends))})
+    for end in ends:
+        if isinstance(end, NotCopied):
+            complain(f"step {end.step} was not copied: {end.error}")
+    if any(isinstance(end, NotCopied) for end in ends):
+        raise typer.Exit(1)
+
+
+def _emit(end: Copied | NotCopied) -> None:
+    if isinstance(end, NotCopied):
+        return  # it is told at the end
+    if end.was_there:
+        emit(f"step {end.info.step}: there already")
+    else:
+        kept = f", {counted(len(end.found), 'file')} of an interrupted copy kept" if end.found else ""
+        emit(f"step {end.info.step}: {size(end.nbytes)} in {counted(len(end.sent), 'file')}{kept}")
+
+
+def _json(end: Copied | NotCopied) -> JSON:
+    if isinstance(end, NotCopied):
+        return {"step": end.step, "status": "failed", "message": str(end.error)}
+    done = {"status": "there" if end.was_there else "copied", "sent_nbytes": end.nbytes}
+    return {**step_json(end.info), **done, "sent": list(end.sent), "found": list(end.found)}

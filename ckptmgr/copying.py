@@ -1,0 +1,296 @@
+"""Copies of committed steps in other runs, on any storage: the same step, committed there by the same protocol.
+
+The law: a copy is a step like any other. It is claimed, its files are written, and it appears in one moment, with all that the
+manifest tells but where its files lie: step, sequence, run, time, format, metrics, metadata, writer, pins, checksums. It has
+all of its files itself, also those that the original shares with other steps.
+
+A copy that was interrupted is gone on with. Its claim tells which attempt is being copied, and whoever copies that again takes
+the claim over with the attempt in it, whose files are then those it needs, because their bytes are fixed. Only a replaced
+record gets such a mark: a create that arrives late could bring back a claim that was swept, and with it an attempt whose files
+somebody may still be deleting.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from ckptmgr import commit, transfer
+from ckptmgr.checkpoint import files_of
+from ckptmgr.commit import Attempt
+from ckptmgr.errors import CorruptCheckpointError, SaveError, StepExistsError, StepNotFoundError
+from ckptmgr.filecopy import copy_file
+from ckptmgr.finding import Committed, Run
+from ckptmgr.hints import Hints
+from ckptmgr.ledger import Found, change, check, gave_up, look, read_record, tries
+from ckptmgr.manifest import ASSET, FileEntry, Manifest, folder_name, this_writer
+from ckptmgr.naming import StepNaming, checked_step
+from ckptmgr.step import JSON, StepInfo
+from ckptmgr.storage import Answer, Folder, open_folder
+from ckptmgr.transfer import Progress
+
+COPY = "copy_of"  # the field of a claim that has the attempt which is being copied
+
+Readback: TypeAlias = Literal["full", "fast"]
+Wanted: TypeAlias = int | Iterable[int] | Literal["all", "latest"]
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What became of a step that was to be copied. ``info`` is the step in the target.
+
+    ``sent`` are the files that were written now, of ``nbytes`` bytes; ``found`` those that an interrupted copy had written.
+    Both are empty if the step ``was_there`` already.
+    """
+
+    info: StepInfo
+    sent: tuple[str, ...] = ()
+    found: tuple[str, ...] = ()
+    nbytes: int = 0
+    was_there: bool = False
+
+
+class NotCopied(NamedTuple):
+    """A step that was not copied, and why."""
+
+    step: int
+    error: Exception
+
+
+def copy(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    *,
+    steps: Wanted = "all",
+    overwrite: bool = False,
+    verify: Readback = "full",
+    naming: StepNaming = StepNaming(),  # noqa: B008 - a frozen value
+    src_options: Mapping[str, Any] | None = None,
+    dst_options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> list[Copied]:
+    """Copies committed steps of the run at ``src`` into the run at ``dst``, oldest first, and gives what became of each.
+
+    ``steps`` are ``"all"``, ``"latest"``, a step number or several. A copy is the same step: it keeps its place in the order of
+    saves, its run, time, metrics, metadata, assets, format and pins. A step that is there with the same content is passed over,
+    and what an interrupted copy has written is not written again: to go on after any interruption, call this again. One step
+    that cannot be copied does not keep the others from it. ``verify`` says what of the written files is read back before the step
+    is committed: ``"full"``, every byte; ``"fast"``, sizes. ``naming`` is that of both runs; the options are for the storages.
+    ``progress`` is called with bytes done and in all. Steps of other tools are no committed steps: adopt them first.
+
+    Raises:
+        StepNotFoundError: ``src`` has no such step, or none at all.
+        StepExistsError: another step of that number is there, and ``overwrite`` is not set.
+        CorruptCheckpointError: a step of ``src`` is damaged. Like other errors of one step it is raised when all others are
+            copied, with notes of further ones.
+        OSError: from either storage; what was copied stays.
+    """
+    source, target = Run(open_folder(src, src_options), naming), Run(open_folder(dst, dst_options), naming)
+    chosen, failures = choose(source, steps)
+    copied: list[Copied] = []
+    for each in copy_steps(source, chosen, target, overwrite=overwrite, verify=verify, progress=progress):
+        if isinstance(each, Copied):
+            copied.append(each)
+        else:
+            failures.append(each)
+    if failures:
+        for other in failures[1:]:
+            failures[0].error.add_note(f"step {other.step} was not copied either: {other.error}")
+        raise failures[0].error
+    return copied
+
+
+def choose(source: Run, steps: Wanted) -> tuple[list[Committed], list[NotCopied]]:
+    """The steps that are meant, oldest first, and those of them whose record cannot be read.
+
+    Raises:
+        StepNotFoundError: there is no such step, or none at all.
+        CorruptCheckpointError: the record of a step that is asked for by its number is damaged.
+    """
+    if not isinstance(steps, str):
+        numbers = steps if isinstance(steps, Iterable) else [steps]
+        found = {known.info.step: known for known in map(source.find_own, map(checked_step, numbers))}
+        return sorted(found.values(), key=lambda known: known.info.order), []
+    if steps not in ("all", "latest"):
+        raise ValueError(f"steps must be 'all', 'latest' or step numbers, not {steps!r}")
+    known = source.steps()
+    damaged = [NotCopied(entry.step, entry.error) for entry in known.unreadable]
+    if not (known.committed or damaged):
+        raise source.not_found(None, known)
+    return (known.committed[-1:], []) if steps == "latest" and known.committed else (known.committed, damaged)
+
+
+def copy_step(
+    source: Run,
+    known: Committed,
+    target: Run,
+    *,
+    overwrite: bool = False,
+    anew: bool = False,
+    verify: Readback = "full",
+    progress: Progress | None = None,
+) -> Copied:
+    """Copies a committed step into another run. When this returns the copy is durable, whole, and seen by every reader.
+
+    Every byte is compared with the manifest when it is read. With ``verify`` ``"full"`` what the target has stored is read back
+    and compared too, before it is committed; with ``"fast"`` its sizes are, and the bytes of files that an interrupted copy has
+    left. ``progress`` is called in this thread with the bytes of this step that are in the target; what it raises ends the
+    copy like any interruption: what was written stays there, and is not written again next time. Retention is not applied, and
+    hints for other tools are not refreshed. With ``anew`` and ``overwrite`` a damaged copy is replaced.
+
+    Raises:
+        StepExistsError: another step of that number is there, and ``overwrite`` is not set.
+        StepNotFoundError: the step was deleted or overwritten in the source meanwhile.
+        CorruptCheckpointError: a file of the source is damaged; nothing is left in the target.
+        SaveError: the target keeps other bytes than it was sent, or another writer has taken the step over.
+        CommitUnknownError: the target gave no definite answer to the commit.
+        OSError: from either store.
+    """
+    check(source.folder, known.found)
+    manifest = known.manifest
+    name = target.name_of(manifest.step) or target.naming.format(manifest.step, manifest.metadata)
+    if not anew and (there := _there(target, name, manifest)):
+        return there
+    if not overwrite:
+        target.refuse_foreign(manifest.step)
+    attempt, is_resumed = _claim(target.folder, name, known, overwrite=overwrite)
+    with _given_up_if_useless(source, known, attempt):
+        files = files_of(source.folder, known.found.name, manifest)
+        sent, found = _send(files, attempt.folder, manifest.files, is_resumed=is_resumed, verify=verify, progress=progress)
+        copy = replace(manifest, attempt=attempt.attempt, files=tuple(replace(entry, origin=None) for entry in manifest.files))
+        info = attempt.commit(target.naming, lambda _: copy, before_delete=lambda old: Hints(target).replaced(name, old))
+    return Copied(info, _names(sent), _names(found), sum(entry.nbytes for entry in sent))
+
+
+def copy_steps(
+    source: Run,
+    chosen: Sequence[Committed],
+    target: Run,
+    *,
+    overwrite: bool = False,
+    verify: Readback = "full",
+    progress: Progress | None = None,
+) -> Iterator[Copied | NotCopied]:
+    """Copies steps one after another, and tells what became of each; that one cannot be copied does not keep others from it.
+
+    ``progress`` counts the bytes of all of them. Raises OSError, from either store; what was copied stays.
+    """
+    done, total = 0, sum(known.manifest.nbytes for known in chosen)
+
+    def tell(nbytes: int, _: int) -> None:
+        if progress is not None:
+            progress(done + nbytes, total)
+
+    for known in chosen:
+        try:
+            yield copy_step(source, known, target, overwrite=overwrite, verify=verify, progress=tell)
+        except (CorruptCheckpointError, SaveError, StepExistsError, StepNotFoundError) as error:
+            yield NotCopied(known.info.step, error)
+        done += known.manifest.nbytes
+        tell(0, 0)
+    Hints(target).refresh()
+
+
+def content(manifest: Manifest) -> JSON:
+    """What manifests of the same step have in common: all but which attempt wrote the files, where they lie, and the sequence."""
+    files = {entry.name: [entry.nbytes, entry.crc32c, entry.extra.get(ASSET)] for entry in manifest.files}
+    told = replace(manifest, attempt="", sequence=0, files=(), writer={}, extra={}).to_json()
+    return {**told, "crc32c": None, "files": files}
+
+
+def _there(target: Run, name: str, manifest: Manifest) -> Copied | None:
+    """The step, if it is in the target already."""
+    found = look(target.folder, name, manifest.step)
+    there = found.record.manifest if isinstance(found, Found) else None
+    if not isinstance(found, Found) or there is None or content(there) != content(manifest):
+        return None
+    path = target.folder.location(f"{name}/{folder_name(there.attempt)}")
+    return Copied(there.info(found.record.pins, name=name, path=path), was_there=True)
+
+
+def _claim(root: Folder, name: str, known: Committed, *, overwrite: bool) -> tuple[Attempt, bool]:
+    """An attempt with the mark of a copy, and whether it is one that was interrupted and is now gone on with.
+
+    Pins go into the record with the mark: no retention ever sees the step without them.
+    """
+    step, original = known.info.step, known.manifest.attempt
+    for _ in tries():
+        found = look(root, name, step)
+        claim = found.record.claim if isinstance(found, Found) else None
+        is_resumed = claim is not None and claim.extra.get(COPY) == original and _may_commit(found, overwrite)
+        if not is_resumed:
+            claim = commit.begin(root, name, step, overwrite=overwrite).claim
+            found = read_record(root, name, step)
+        if not isinstance(found, Found) or claim is None or found.record.claim != claim:
+            continue  # another writer was faster, or a sweep
+        mine = replace(claim, number=claim.number + 1, writer=this_writer(), extra={**claim.extra, COPY: original})
+        record = found.record.renewed(claim=mine, pins=found.record.pins | known.found.record.pins)
+        if change(root.folder(name), found, record) is Answer.OK:
+            return Attempt(root, name, step, mine, overwrite), is_resumed
+    raise gave_up(root, name, "claimed")
+
+
+def _may_commit(found: object, overwrite: bool) -> bool:
+    return isinstance(found, Found) and (overwrite or found.record.manifest is None)
+
+
+@contextmanager
+def _given_up_if_useless(source: Run, known: Committed, attempt: Attempt) -> Iterator[None]:
+    """Abandons a copy that nobody will ever go on with, because its original is damaged or gone. Any other is left as it is."""
+    try:
+        yield
+    except CorruptCheckpointError as error:
+        attempt.abandon()
+        found = look(source.folder, known.found.name, known.info.step)
+        now = found.record.manifest if isinstance(found, Found) else None
+        if now is None or now.attempt != known.manifest.attempt:
+            text = f"step {known.info.step} in {known.info.path!r} was deleted or overwritten while it was copied"
+            raise StepNotFoundError(text, step=known.info.step) from error
+        error.step = known.info.step
+        raise
+
+
+def _send(
+    files: Folder,
+    target: Folder,
+    entries: Sequence[FileEntry],
+    *,
+    is_resumed: bool,
+    verify: Readback,
+    progress: Progress | None,
+) -> tuple[list[FileEntry], list[FileEntry]]:
+    """Writes the files that are not there; gives those that it has written, and those that were there."""
+    found = _whole(target, entries) if is_resumed else []
+    missing = [entry for entry in entries if entry not in found]
+    done, total = sum(entry.nbytes for entry in found), sum(entry.nbytes for entry in entries)
+
+    def tell(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        if progress is not None:
+            progress(done, total)
+
+    tell(0)
+    for entry in missing:
+        copy_file(files, target, entry, tell=tell)
+    if problems := transfer.check(target, map(_facts, missing), full=verify == "full"):
+        # They are left: who copies this step again will see what is wrong with them, and write them again.
+        raise SaveError(f"{problems[0].message}, though these were written: nothing is committed; copy the step again")
+    return missing, found
+
+
+def _whole(target: Folder, entries: Sequence[FileEntry]) -> list[FileEntry]:
+    """The files that are in the folder, with all their bytes."""
+    sizes = {name: head.nbytes for name, head in target.list().files.items()}
+    alike = [entry for entry in entries if sizes.get(entry.name) == entry.nbytes]
+    wrong = {problem.file for problem in transfer.check(target, map(_facts, alike))}
+    return [entry for entry in alike if entry.name not in wrong]
+
+
+def _facts(entry: FileEntry) -> tuple[str, int, int]:
+    return entry.name, entry.nbytes, entry.crc32c
+
+
+def _names(entries: Iterable[FileEntry]) -> tuple[str, ...]:
+    return tuple(entry.name for entry in entries)

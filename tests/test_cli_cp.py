@@ -1,0 +1,76 @@
+"""``ckptmgr cp``: what it copies, what it prints, and its exit codes."""
+
+import json
+from pathlib import Path
+
+import pytest
+from runs import state
+from test_cli import call, damage, document
+
+from ckptmgr import CheckpointManager
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    with CheckpointManager(folder) as manager:
+        for step in (1, 2, 3):
+            manager.save(step, state(step), metrics={"loss": 1 / step})
+    return folder
+
+
+def steps(folder: Path) -> list[int]:
+    return [info.step for info in CheckpointManager(folder).steps()]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [([], [1, 2, 3]), (["--all"], [1, 2, 3]), (["--latest"], [3]), (["--step", 1, "--step", 2], [1, 2])],
+)
+def test_cp_copies_the_steps_that_are_asked_for(run: Path, tmp_path: Path, options: list[object], expected: list[int]) -> None:
+    done = call("cp", run, tmp_path / "copy", *options)
+
+    assert done.exit_code == 0
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == [f"step {step}" for step in expected]
+    assert steps(tmp_path / "copy") == expected
+    assert call("verify", tmp_path / "copy").exit_code == 0
+
+
+def test_cp_again_copies_nothing(run: Path, tmp_path: Path) -> None:
+    first = document("cp", run, tmp_path / "copy")["steps"]
+    second = document("cp", run, tmp_path / "copy")["steps"]
+
+    assert [(step["step"], step["status"]) for step in first] == [(1, "copied"), (2, "copied"), (3, "copied")]
+    assert [(step["status"], step["sent_nbytes"], step["sent"]) for step in second] == [("there", 0, [])] * 3
+    assert first[0]["sent_nbytes"] == first[0]["nbytes"]
+    assert call("cp", run, tmp_path / "copy", "--latest").stdout == "step 3: there already\n"
+
+
+def test_cp_of_a_damaged_step_copies_the_others_and_fails(run: Path, tmp_path: Path) -> None:
+    damage(run, 2)
+
+    done = call("cp", run, tmp_path / "copy")
+    assert (done.exit_code, steps(tmp_path / "copy")) == (1, [1, 3])
+    assert "step 2 was not copied" in done.stderr
+    assert "Traceback" not in done.output
+    told = call("cp", run, tmp_path / "copy", "--json")
+    assert told.exit_code == 1
+    assert [step["status"] for step in json.loads(told.stdout)["steps"]] == ["there", "failed", "there"]
+
+
+def test_cp_overwrites_only_if_asked(run: Path, tmp_path: Path) -> None:
+    CheckpointManager(tmp_path / "copy").save(2, state(9))
+
+    done = call("cp", run, tmp_path / "copy", "--step", 2)
+    assert done.exit_code == 1
+    assert "committed already" in done.stderr
+    assert call("cp", run, tmp_path / "copy", "--step", 2, "--overwrite", "--fast").exit_code == 0
+    assert CheckpointManager(tmp_path / "copy").restore(2).state["epoch"] == 2
+
+
+def test_cp_needs_a_run_and_one_choice_of_steps(run: Path, tmp_path: Path) -> None:
+    assert call("cp", tmp_path / "typo", tmp_path / "copy").exit_code == 1
+    assert call("cp", run, tmp_path / "copy", "--step", 9).exit_code == 1
+    assert call("cp", run, tmp_path / "copy", "--latest", "--all").exit_code == 2
+    assert call("cp", run, "nowhere://bucket/run").exit_code == 2
+    assert not (tmp_path / "copy").exists()
