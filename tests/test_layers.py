@@ -167,7 +167,7 @@ def test_importing_ckptmgr_loads_no_framework() -> None:
 
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
-    formats = {"ckptmgr_safetensors", "ckptmgr_tf_bundle", "ckptmgr_hdf5", "google.protobuf"}
+    formats = {"ckptmgr_safetensors", "ckptmgr_tf_bundle", "ckptmgr_hdf5", "ckptmgr_torch", "google.protobuf"}
     assert set(done.stdout.split()) & (FRAMEWORKS | OPTIONAL | formats) == set()
     assert "ckptmgr.cli" not in done.stdout
 

@@ -131,7 +131,9 @@ def test_a_directory_of_65535_members_counts_in_64_bits(tmp_path: Path) -> None:
 
 def test_a_member_may_have_an_alignment_of_its_own() -> None:
     small = TensorSpec("int8", (3,))
-    members = [Member(name, (Part(name, small),), is_aligned=True, align=own) for name, own in (("a", 64), ("b", None), ("c", 128))]
+    members = [
+        Member(name, (Part(name, small),), is_aligned=True, align=own) for name, own in (("a", 64), ("b", None), ("c", 128))
+    ]
 
     layout = Layout((FileLayout("a.zip", archive("a.zip", members, align=4096)),), DIGESTS)
 
