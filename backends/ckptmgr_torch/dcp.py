@@ -32,7 +32,7 @@ from ckptmgr_torch.archives import TorchFile, open_torch
 from ckptmgr_torch.dcp_metadata import FILE, Metadata
 from ckptmgr_torch.opening import SKELETON
 from ckptmgr_torch.origin import Origin
-from ckptmgr_torch.source import read_tensor
+from ckptmgr_torch.source import destination, read_tensor
 from ckptmgr_torch.values import Chunk, Sharded, Tensor
 
 Array = np.ndarray[Any, Any]
@@ -185,12 +185,7 @@ class DCPSource:
     def read(self, name: str, box: Box | None = None, out: Array | None = None) -> Array:
         """See `TensorSource.read`. Raises KeyError, ValueError and CorruptCheckpointError as it does."""
         tensor, spec = self.tensors[name], self.specs[name]
-        box = Box.whole(spec.shape) if box is None else box
-        if not box.fits(spec.shape):
-            raise ValueError(f"the slice {box} is not inside tensor {name!r} of shape {spec.shape}")
-        array = np.empty(box.shape, spec.numpy) if out is None else out
-        if array.shape != box.shape or array.dtype.newbyteorder("=") != spec.numpy:
-            raise ValueError(f"tensor {name!r} is {spec.dtype} of shape {box.shape}, not {array.dtype} of {array.shape}")
+        box, array = destination(name, spec, box, out)
         if not isinstance(tensor, Sharded):
             array[...] = tensor[box.slices]
             return array

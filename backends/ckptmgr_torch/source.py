@@ -73,12 +73,7 @@ class TorchSource:
         """
         name = self.aliases.get(name, name)
         entry, spec = self.entries[name], self.specs[name]
-        box = Box.whole(spec.shape) if box is None else box
-        if not box.fits(spec.shape):
-            raise ValueError(f"the slice {box} is not inside tensor {name!r} of shape {spec.shape}")
-        array = np.empty(box.shape, spec.numpy) if out is None else out
-        if array.shape != box.shape or array.dtype.newbyteorder("=") != spec.numpy:
-            raise ValueError(f"tensor {name!r} is {spec.dtype} of shape {box.shape}, not {array.dtype} of {array.shape}")
+        box, array = destination(name, spec, box, out)
         if not isinstance(entry.leaf, Tensor):
             array[...] = entry.leaf[box.slices]
         elif array.size:
@@ -107,6 +102,17 @@ class TorchSource:
                 start = starts[file.record(tensors[name].storage)]
                 found[name] = None if start is None else start + tensors[name].start
         return found
+
+
+def destination(name: str, spec: TensorSpec, box: Box | None, out: Array | None) -> tuple[Box, Array]:
+    """What is read of a tensor, and the array that it is read into. Raises ValueError if they do not fit."""
+    box = Box.whole(spec.shape) if box is None else box
+    if not box.fits(spec.shape):
+        raise ValueError(f"the slice {box} is not inside tensor {name!r} of shape {spec.shape}")
+    array = np.empty(box.shape, spec.numpy) if out is None else out
+    if array.shape != box.shape or array.dtype.newbyteorder("=") != spec.numpy:
+        raise ValueError(f"tensor {name!r} is {spec.dtype} of shape {box.shape}, not {array.dtype} of {array.shape}")
+    return box, array
 
 
 def read_tensor(file: TorchFile, tensor: Tensor, box: Box, out: Array, name: str) -> None:
