@@ -262,6 +262,8 @@ def _put(it: Machine) -> None:
     op = it.data[it.at - 1]
     index = len(it.memo) if op == 0x94 else it.number(1 if op == ord("q") else 4)
     it.memo[index] = it.stack[-1]
+    if len(it.memo) > _FREE + len(it.data) // 3:  # what is worth a place takes more bytes than that
+        raise Damaged("it keeps more values than a pickle of its size has")
 
 
 @_op(b"h", b"j")

@@ -200,6 +200,7 @@ WRONG: dict[str, bytes] = {  # of allowed globals, with what they cannot have
     "long names, many tensors": program(b"}", text("n" * 100_000), b"](", tensor(), b"q\x00", b"h\x00" * 50_000, b"es"),
     "long names, many numbers": program(b"}", text("n" * 100_000), b"](", b"K\x01" * 50_000, b"es"),
     "lists and nothing else": program(b"(", b"]" * 1_000_000, b"t"),
+    "places in the memo and nothing else": program(b"N", b"\x94" * 1_000_000),
     "marks and nothing else": program(b"(" * 1_000_000),
     "the same bytes again and again": program(text("x" * 100_000), b"q\x000](", COPY * 5000, b"e"),
     "the same path again and again": program(text("x" * 100_000), b"q\x000", glob("pathlib.PosixPath"), PARTS, b"R"),
