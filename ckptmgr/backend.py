@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import ClassVar, Protocol, runtime_checkable
 
+from ckptmgr import skeleton, zipreading, zipwriting
 from ckptmgr.box import Box
 from ckptmgr.checksum import combine, combine_crc32, crc32c
 from ckptmgr.errors import BackendNotFoundError, MissingDependencyError, shown
@@ -19,6 +20,7 @@ from ckptmgr.source import Bulk, Nested, Places, Replaceable, TensorSource, path
 from ckptmgr.spec import PackedArray, TensorSpec, dtype_name, numpy_dtype, tensor_spec
 from ckptmgr.step import JSON, StepInfo
 from ckptmgr.storage import Folder, Head
+from ckptmgr.tree import names as tensor_names
 
 __all__ = [
     "JSON",
@@ -56,7 +58,11 @@ __all__ = [
     "numpy_dtype",
     "paths_of",
     "read_raw",
+    "skeleton",
+    "tensor_names",
     "tensor_spec",
+    "zipreading",
+    "zipwriting",
 ]
 
 GROUP = "ckptmgr.backends"

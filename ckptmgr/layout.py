@@ -56,6 +56,9 @@ class Contents:
 
     ``scalars`` are the plain leaves of the state tree (None aside), by their keys. The skeleton in ``metadata`` or beside the
     files has them; a format whose other readers know nothing but tensors may write them as tensors, too.
+
+    ``skeleton`` is that of the state tree, for formats whose other readers know lists, tuples and dicts as well; None if there
+    is none. A file carries it for us only in ``metadata``.
     """
 
     files: tuple[tuple[Part, ...], ...]
@@ -65,6 +68,7 @@ class Contents:
     metadata: Mapping[str, JSON] = field(default_factory=dict)
     paths: Mapping[str, Path] = field(default_factory=dict)
     scalars: Mapping[Path, Scalar] = field(default_factory=dict)
+    skeleton: JSON = None
 
     def path(self, name: str) -> Path:
         """The keys that lead to the tensor of that name."""

@@ -121,6 +121,7 @@ def plan(
         metadata=metadata or {},
         paths=flat.paths,
         scalars=flat.scalars,
+        skeleton=flat.skeleton,
     )
     return Plan(flat, backend.layout(contents, stem=stem, align=ALIGN))
 

@@ -17,8 +17,8 @@ FLOORS = [
     {"spec", "naming", "retention", "checksum", "fields", "rng", "strings"},
     {"contenthash"},
     {"adapter", "casting", "skeleton", "storage", "manifest", "table"},
-    {"cuda", "containers", "layout", "raw", "record", "treefile"},
-    {"frameworks", "source", "sighting", "deleting"},
+    {"cuda", "containers", "layout", "raw", "record", "treefile", "zipreading"},
+    {"frameworks", "source", "sighting", "deleting", "zipwriting"},
     {"arrays"},
     {"tree", "memory"},
     {"group", "backend", "transfer", "renaming", "ledger"},
@@ -168,7 +168,7 @@ def test_importing_ckptmgr_loads_no_framework() -> None:
 
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
-    formats = {"ckptmgr_safetensors", "ckptmgr_tf_bundle", "ckptmgr_hdf5", "google.protobuf"}
+    formats = {"ckptmgr_safetensors", "ckptmgr_tf_bundle", "ckptmgr_hdf5", "ckptmgr_torch", "google.protobuf"}
     assert set(done.stdout.split()) & (FRAMEWORKS | OPTIONAL | formats) == set()
     assert "ckptmgr.cli" not in done.stdout
 

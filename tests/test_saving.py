@@ -10,6 +10,7 @@ from stores import MemoryStore
 
 from ckptmgr import CheckpointManager, saving, tree
 from ckptmgr.backend import Contents, FileLayout, Layout, TensorSpec
+from ckptmgr.step import JSON
 from ckptmgr.storage import Folder, PosixStore
 from ckptmgr.treefile import Row
 from ckptmgr_safetensors import SafetensorsBackend
@@ -185,3 +186,16 @@ def test_the_formats_reader_is_closed_with_the_checkpoint(tmp_path, monkeypatch)
         assert closed == []
 
     assert len(closed) == 1
+
+
+def test_a_plan_tells_formats_the_skeleton_too() -> None:
+    class Looking(SafetensorsBackend):
+        def layout(self, contents: Contents, *, stem: str, align: int) -> Layout:
+            seen.append(contents.skeleton)
+            return super().layout(contents, stem=stem, align=align)
+
+    seen: list[JSON] = []
+
+    saving.plan(tree.flatten({"a": (1, None)}), Looking(), stem="model")
+
+    assert seen == [{"a": {"$tuple": [1, None]}}]

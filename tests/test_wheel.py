@@ -69,6 +69,8 @@ def test_backends_load_with_core_dependencies_only_or_say_what_they_need(install
         "hdf5 ckptmgr_hdf5",
         "safetensors ckptmgr_safetensors",
         "tf_bundle pip install 'ckptmgr[tf-bundle]'",
+        "torch ckptmgr_torch",
+        "torch_dcp ckptmgr_torch",
     ]
 
 

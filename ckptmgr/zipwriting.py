@@ -12,7 +12,8 @@ import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from ckptmgr.backend import Digests, Late, Part, combine_crc32
+from ckptmgr.checksum import combine_crc32
+from ckptmgr.layout import Digests, Late, Part
 
 _Files: TypeAlias = Mapping[str, Digests]
 Pieces: TypeAlias = tuple[bytes | Part | Late, ...]
@@ -27,11 +28,15 @@ _PADDING = 0xD935  # the extra field that zipalign pads with
 
 
 class Member(NamedTuple):
-    """One file of the archive, as its bytes and tensors in order. With ``is_aligned`` its first byte is."""
+    """One file of the archive, as its bytes and tensors in order. With ``is_aligned`` its first byte is, to ``align``.
+
+    ``align`` None is that of the archive.
+    """
 
     name: str
     pieces: Sequence[bytes | Part]
     is_aligned: bool = False
+    align: int | None = None
 
     @property
     def nbytes(self) -> int:
@@ -68,7 +73,8 @@ def archive(file: str, members: Iterable[Member], *, align: int) -> Pieces:
         is_late = any(isinstance(piece, Part) for piece in member.pieces)
         flags = (_DESCRIBED if is_late else 0) | (0 if name.isascii() else _UTF8)
         crc = 0 if is_late else zlib.crc32(b"".join(piece for piece in member.pieces if isinstance(piece, bytes)))
-        header = _local_header(name, flags, crc, member.nbytes, offset, align if member.is_aligned else 1)
+        wanted = (member.align or align) if member.is_aligned else 1
+        header = _local_header(name, flags, crc, member.nbytes, offset, wanted)
         first = len(pieces) + 1
         sizes = tuple(len(piece) if isinstance(piece, bytes) else piece.nbytes for piece in member.pieces)
         place = _Placed(name, offset, member.nbytes, slice(first, first + len(member.pieces)), sizes, flags)

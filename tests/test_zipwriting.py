@@ -14,8 +14,7 @@ from ckptmgr.layout import Late, piece_nbytes
 from ckptmgr.memory import MemorySource
 from ckptmgr.storage import Folder, PosixStore
 from ckptmgr.testing.pipe import ForwardStore
-from ckptmgr_hdf5 import archive_writing
-from ckptmgr_hdf5.archive_writing import Member, archive
+from ckptmgr.zipwriting import DIGESTS, Member, archive
 
 W = np.arange(5000, dtype="<f4")
 B = np.arange(7, dtype="<i2")
@@ -25,7 +24,7 @@ DATA = b"head" + W.tobytes() + b"\0" * 3 + B.tobytes()
 
 
 def planned(members: list[Member], align: int = 4096) -> Layout:
-    return Layout((FileLayout("a.zip", archive("a.zip", members, align=align)),), archive_writing.DIGESTS)
+    return Layout((FileLayout("a.zip", archive("a.zip", members, align=align)),), DIGESTS)
 
 
 def write(path: Path, members: list[Member], *, align: int = 4096) -> Path:
@@ -128,3 +127,15 @@ def test_a_directory_of_65535_members_counts_in_64_bits(tmp_path: Path) -> None:
 
     with zipfile.ZipFile(path) as found:
         assert len(found.namelist()) == 65535
+
+
+def test_a_member_may_have_an_alignment_of_its_own() -> None:
+    small = TensorSpec("int8", (3,))
+    members = [
+        Member(name, (Part(name, small),), is_aligned=True, align=own) for name, own in (("a", 64), ("b", None), ("c", 128))
+    ]
+
+    layout = Layout((FileLayout("a.zip", archive("a.zip", members, align=4096)),), DIGESTS)
+
+    offsets = [offset for _, offset, _ in layout.files[0].parts()]
+    assert offsets == [64, 4096, 4224]
