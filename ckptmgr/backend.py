@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import ClassVar, Protocol, runtime_checkable
 
+from ckptmgr import zipreading, zipwriting
 from ckptmgr.box import Box
 from ckptmgr.checksum import combine, combine_crc32, crc32c
 from ckptmgr.errors import BackendNotFoundError, MissingDependencyError, shown
@@ -57,6 +58,8 @@ __all__ = [
     "paths_of",
     "read_raw",
     "tensor_spec",
+    "zipreading",
+    "zipwriting",
 ]
 
 GROUP = "ckptmgr.backends"

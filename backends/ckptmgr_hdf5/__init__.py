@@ -4,7 +4,7 @@ Where to look:
 
 - `backend` is the format; `opening` leads from a path to tensors, `source` and `tensors` hand them out.
 - Files of ours: `generic` (written), `own` (read), `carriage`, `dtypes`, `escaping`, `scalars`, `filesets`. Of others: `foreign`.
-- Keras' files: `keras_reading` and what starts with ``keras_``; `keras_writing`, `swapping`; `zipfiles`, `archive_writing`.
+- Keras' files: `keras_reading` and what starts with ``keras_``; `keras_writing`, `swapping`.
 - HDF5 itself, read: `parsing`, over `superblock`, `headers`, `alike`, `messages`, `kinds`, `groups`, `attributes`, `heaps`,
   `blocks`.
 - HDF5 itself, written: `encoding`, over `datatypes`, `symbol_tables`, `global_heap`.

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeAlias
 
-from ckptmgr.backend import Folder
+from ckptmgr.backend import Folder, zipreading
 from ckptmgr_hdf5.keras_config import MAX_NBYTES, MAX_PARSED_NBYTES, parse
 from ckptmgr_hdf5.keras_opened import HDF5, datasets
 from ckptmgr_hdf5.origin import Origin
 from ckptmgr_hdf5.parsing import Dataset, Group, Reader, Tree
-from ckptmgr_hdf5.zipfiles import MAX_INFLATED_NBYTES, Archive, open_archive
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 ASSETS = "assets"
@@ -57,24 +56,25 @@ def open_zip(folder: Folder, file: str, parse_tree: Parse) -> Parts:
     Raises:
         FileNotFoundError: there is no such file.
         CorruptCheckpointError: damaged, or without config or weights; names the member.
-        UnsafeCheckpointError: an archive with tricks; see `open_archive`.
+        UnsafeCheckpointError: an archive with tricks; see `zipreading.open_archive`.
     """
-    archive = open_archive(folder, file)
+    origin = Origin(file, folder.location(file))
+    archive = zipreading.open_archive(folder, file, origin)
     for name in (CONFIG, WEIGHTS):
         if name not in archive.members:
-            raise archive.origin.corrupt("a model of Keras has such a member, and this archive has none", name)
+            raise origin.corrupt("a model of Keras has such a member, and this archive has none", name)
     texts = {
-        name: _text(archive.read(name, MAX_NBYTES, inflated=_MAX_INFLATED_TEXT_NBYTES), archive.origin, name)
+        name: _text(archive.read(name, MAX_NBYTES, inflated=_MAX_INFLATED_TEXT_NBYTES), origin, name)
         for name in (CONFIG, METADATA)
         if name in archive.members
     }
     start = archive.place(WEIGHTS)
     if start is None:
-        reader = Reader.of_bytes(archive.read(WEIGHTS, MAX_INFLATED_NBYTES))
+        reader = Reader.of_bytes(archive.read(WEIGHTS, zipreading.MAX_INFLATED_NBYTES))
     else:
         reader = Reader.of_file(folder, file, start=start, nbytes=archive.members[WEIGHTS].nbytes)
-    root = parse_tree(reader, archive.origin).root
-    weights = HDF5(root, None if start is None else file, reader, archive.origin)
+    root = parse_tree(reader, origin).root
+    weights = HDF5(root, None if start is None else file, reader, origin)
     rest = [name for name in archive.members if name not in (CONFIG, METADATA, WEIGHTS)]
     return Parts(texts[CONFIG], texts.get(METADATA), weights, _Members(archive, tuple(rest)))
 
@@ -213,7 +213,7 @@ def _walk(folder: Folder, origin: Origin) -> Iterator[tuple[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class _Members(Mapping[str, bytes]):
-    archive: Archive
+    archive: zipreading.Archive
     names: tuple[str, ...]
 
     def __getitem__(self, name: str) -> bytes:

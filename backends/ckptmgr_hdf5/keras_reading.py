@@ -6,14 +6,13 @@ Nothing that a config says is ever run or imported; see `has_unsafe_config`.
 
 from collections.abc import Collection, Iterable
 
-from ckptmgr.backend import JSON, Folder
+from ckptmgr.backend import JSON, Folder, zipreading
 from ckptmgr_hdf5.keras_archive import CONFIG, METADATA, WEIGHTS, Parse, Parts, open_folder, open_shards, open_zip
 from ckptmgr_hdf5.keras_config import has_unsafe_config, parse
 from ckptmgr_hdf5.keras_legacy import LAYERS, names, read_legacy, weights_group
 from ckptmgr_hdf5.keras_opened import HDF5, Opened, Place, assemble, datasets, text
 from ckptmgr_hdf5.keras_weights import has_weights, read_weights
 from ckptmgr_hdf5.parsing import Dataset, Group
-from ckptmgr_hdf5.zipfiles import SIGNATURE
 
 __all__ = ["HDF5", "Opened", "Place", "has_unsafe_config", "open_keras", "open_path", "recognizes"]
 
@@ -30,7 +29,7 @@ def recognizes(path: str, head: bytes, siblings: Collection[str]) -> bool:
     """
     if not head:
         return CONFIG in siblings and WEIGHTS in siblings and path.rpartition("/")[2] not in siblings
-    if head.startswith(SIGNATURE):
+    if head.startswith(zipreading.SIGNATURE):
         nbytes = int.from_bytes(head[26:28], "little")
         return path.endswith(".keras") or head[30 : 30 + nbytes] in [name.encode() for name in _FIRST_MEMBERS]
     return head.lstrip()[:1] == b"{" and b'"weight_map"' in head and (path.endswith(_INDEX_SUFFIX) or b".weights.h5" in head)
@@ -64,7 +63,7 @@ def open_path(folder: Folder, path: str, parse_tree: Parse) -> Opened:
     head = folder.head(path) if path else None
     if head is None:
         return _whole(open_folder(folder.folder(path) if path else folder, parse_tree), UNZIPPED)
-    if folder.read_range(path, 0, min(4, head.nbytes)) == SIGNATURE:
+    if folder.read_range(path, 0, min(4, head.nbytes)) == zipreading.SIGNATURE:
         return _whole(open_zip(folder, path, parse_tree), ARCHIVE)
     return assemble(read_weights(open_shards(folder, path, parse_tree)), {"kind": SHARDED}, {})
 

@@ -10,10 +10,9 @@ import json
 from collections.abc import Mapping
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
-from ckptmgr.backend import JSON, Box, Contents, FileLayout, Layout, Part, TensorSource, TensorSpec
+from ckptmgr.backend import JSON, Box, Contents, FileLayout, Layout, Part, TensorSource, TensorSpec, zipwriting
 from ckptmgr.errors import StateMismatchError, UnsupportedTensorError, shown
-from ckptmgr_hdf5 import archive_writing, keras_carried, keras_converting, keras_matching, keras_paths, keras_trees, swapping
-from ckptmgr_hdf5.archive_writing import Member
+from ckptmgr_hdf5 import keras_carried, keras_converting, keras_matching, keras_paths, keras_trees, swapping
 from ckptmgr_hdf5.encoding import GroupNode, encode
 from ckptmgr_hdf5.keras_carried import KERAS, Carried
 from ckptmgr_hdf5.keras_classes import class_of, own_name
@@ -162,7 +161,7 @@ def _planned(job: _Job, carried: Carried, template: TensorSource | None) -> Layo
         root = keras_trees.grouped(_groups(job, carried), job.specs)
     name = f"{job.stem}{SUFFIXES[job.form]}"
     if job.form == "keras":
-        return Layout((FileLayout(name, _archive(name, root, job, carried)),), archive_writing.DIGESTS)
+        return Layout((FileLayout(name, _archive(name, root, job, carried)),), zipwriting.DIGESTS)
     return Layout((FileLayout(name, _pieces(root, job)),))
 
 
@@ -216,12 +215,12 @@ def _sharded(job: _Job, places: Mapping[str, str]) -> Layout:
     return Layout((*files, FileLayout(f"{job.stem}.weights.json", (text.encode(),))))
 
 
-def _archive(file: str, root: GroupNode, job: _Job, carried: Carried) -> archive_writing.Pieces:
+def _archive(file: str, root: GroupNode, job: _Job, carried: Carried) -> zipwriting.Pieces:
     texts = carried.archive_texts()
-    members = [Member(name, (text.encode("utf-8", "surrogatepass"),)) for name, text in texts.items()]
-    members.append(Member(MEMBER, _pieces(root, job), is_aligned=True))
-    members += [Member(name, (bytes(blob),)) for name, blob in carried.blobs.items()]
-    return archive_writing.archive(file, members, align=job.align)
+    members = [zipwriting.Member(name, (text.encode("utf-8", "surrogatepass"),)) for name, text in texts.items()]
+    members.append(zipwriting.Member(MEMBER, _pieces(root, job), is_aligned=True))
+    members += [zipwriting.Member(name, (bytes(blob),)) for name, blob in carried.blobs.items()]
+    return zipwriting.archive(file, members, align=job.align)
 
 
 def _legacy_tree(job: _Job, carried: Carried) -> GroupNode:

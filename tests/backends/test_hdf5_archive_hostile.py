@@ -14,15 +14,16 @@ from keras_files import GOLDEN, archive, model, numbered, opened
 from ckptmgr.backend import Folder
 from ckptmgr.errors import CheckpointError, CorruptCheckpointError, UnsafeCheckpointError
 from ckptmgr.storage import PosixStore
+from ckptmgr.zipreading import Archive, open_archive
+from ckptmgr_hdf5.origin import Origin
 from ckptmgr_hdf5.parsing import Unknown
-from ckptmgr_hdf5.zipfiles import Archive, open_archive
 
 CONFIG = b'{"class_name": "Sequential", "config": {"layers": []}}'
 ZIP64_END = b"PK\x06\x06"
 
 
 def read(path: Path) -> Archive:
-    return open_archive(Folder(PosixStore(path.parent)), path.name)
+    return open_archive(Folder(PosixStore(path.parent)), path.name, Origin(path.name, str(path)))
 
 
 def zipped(path: Path, members: Iterable[tuple[str, bytes]], method: int = zipfile.ZIP_STORED) -> Path:

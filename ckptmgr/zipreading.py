@@ -8,13 +8,14 @@ Source: PKWARE's APPNOTE.TXT 6.3.10, sections 4.3 and 4.5.3.
 
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from ckptmgr.backend import Folder
-from ckptmgr_hdf5.origin import Origin
+from ckptmgr.errors import CorruptCheckpointError, UnsafeCheckpointError
+from ckptmgr.storage import Folder
 
 SIGNATURE = b"PK\x03\x04"
 _STORED, _DEFLATED = 0, 8
@@ -32,9 +33,18 @@ _BIG = 0xFFFFFFFF
 _SYMLINK = 0xA
 _MAX_DIRECTORY_NBYTES = 16 << 20
 _SMALL_NBYTES = 1 << 20
-MAX_INFLATED_NBYTES = 16 << 20  # Keras compresses nothing, so what is compressed is small, or not by Keras
+MAX_INFLATED_NBYTES = 16 << 20  # no framework compresses, so what is compressed is small, or was packed again by somebody
 _MAX_RATIO = 200  # of what is larger; text is compressed 30 times, a model's weights hardly, a bomb 1000 times
 _CHUNK = 1 << 20
+_GAP_NBYTES = 64 * 1024  # between two headers: read through up to here, cheaper than another request
+_GROUP_NBYTES = 1 << 20  # of headers and gaps that are read at once
+
+
+class Origin(Protocol):
+    """Whoever says what is wrong with the file that the archive lies in, and with which member of it."""
+
+    def corrupt(self, problem: str, tensor: str | None = None) -> CorruptCheckpointError: ...
+    def unsafe(self, problem: str, tensor: str | None = None) -> UnsafeCheckpointError: ...
 
 
 class Member(NamedTuple):
@@ -59,13 +69,17 @@ class _End(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """The members of an archive by name, in the order of its directory. It holds no open file."""
+    """The members of an archive by name, in the order of its directory. It holds no open file.
+
+    ``base`` is where in the file the archive starts; the places of members count from the start of the file.
+    """
 
     folder: Folder
     file: str
     members: Mapping[str, Member]
     origin: Origin
     _directory: int
+    base: int = 0
 
     def place(self, name: str) -> int | None:
         """The offset in the archive of a member's bytes as they are, or None if they are compressed.
@@ -74,12 +88,32 @@ class Archive:
             KeyError: no such member.
             CorruptCheckpointError: its own header is not there, or says something else than the directory.
         """
-        member = self.members[name]
-        start = self._start(member)
-        return None if member.is_deflated else start
+        return self.places([name])[name]
 
-    def read(self, name: str, most: int, *, inflated: int = MAX_INFLATED_NBYTES) -> bytes:
+    def places(self, names: Sequence[str]) -> dict[str, int | None]:
+        """`place` of each, with few requests: headers that lie close together are read at once, the others side by side."""
+        members = sorted((self.members[name] for name in names), key=lambda member: member.header)
+        groups: list[list[Member]] = []
+        end = -_GAP_NBYTES
+        for member in members:
+            if member.header - end >= _GAP_NBYTES or end - groups[-1][0].header >= _GROUP_NBYTES:
+                groups.append([])
+            groups[-1].append(member)
+            end = member.header + _header_nbytes(member)
+        if len(groups) < 2:
+            read = iter([self._starts(group) for group in groups])
+        else:
+            with ThreadPoolExecutor(max_workers=max(self.folder.store.workers, 1)) as pool:
+                read = pool.map(self._starts, groups)
+        starts = [start for found in read for start in found]
+        return {
+            member.name: None if member.is_deflated else self.base + start for member, start in zip(members, starts, strict=True)
+        }
+
+    def read(self, name: str, most: int, *, inflated: int = MAX_INFLATED_NBYTES, may_lack_crc32: bool = False) -> bytes:
         """All bytes of a member of at most that many, compared with its crc32; of at most ``inflated`` if it is compressed.
+
+        With ``may_lack_crc32`` a crc32 of 0 stands for none, as some writers leave it.
 
         Raises:
             KeyError: no such member.
@@ -88,25 +122,32 @@ class Archive:
         member = self.members[name]
         if member.is_deflated and member.nbytes > inflated:
             problem = f"it is compressed and has {member.nbytes} bytes, of which at most {inflated} are decompressed"
-            raise self.origin.corrupt(f"{problem}: save the model again with Keras, which does not compress", name)
+            raise self.origin.corrupt(f"{problem}: save the model again, or pack it without compression", name)
         if member.nbytes > most:
             raise self.origin.corrupt(f"it has {member.nbytes} bytes, and at most {most} are read", name)
-        start = self._start(member)
+        [start] = self._starts([member])
         data = self._inflated(member, start) if member.is_deflated else self._bytes(start, member.stored, name)
-        if zlib.crc32(data) != member.crc32:
+        if zlib.crc32(data) != member.crc32 and (member.crc32 or not may_lack_crc32):
             raise self.origin.corrupt("its bytes are not what was written (their crc32 differs)", name)
         return data
 
-    def _start(self, member: Member) -> int:
-        raw = self._bytes(member.header, _LOCAL.size, member.name)
-        signature, flags, method, _, stored, nbytes, name_nbytes, extra_nbytes = _LOCAL.unpack(raw)
-        name = self._bytes(member.header + _LOCAL.size, name_nbytes, member.name)
+    def _starts(self, members: Sequence[Member]) -> list[int]:
+        """Where the bytes of these members start in the archive; their headers are read at once."""
+        if not members:
+            return []
+        first, last = members[0].header, members[-1]
+        raw = self._bytes(first, last.header + _header_nbytes(last) - first, last.name)
+        return [self._start(member, raw[member.header - first :][: _header_nbytes(member)]) for member in members]
+
+    def _start(self, member: Member, raw: bytes) -> int:
+        signature, flags, method, _, stored, nbytes, name_nbytes, extra_nbytes = _LOCAL.unpack_from(raw)
         start: int = member.header + _LOCAL.size + name_nbytes + extra_nbytes
         is_same = (
             signature == SIGNATURE
             and not flags & _ENCRYPTED
             and method == (_DEFLATED if member.is_deflated else _STORED)
-            and _decoded(name, flags) == member.name
+            and len(raw) == _LOCAL.size + name_nbytes
+            and _is_named(raw[_LOCAL.size :], flags, member.name)
             and (flags & _SIZES_FOLLOW or (stored in (member.stored, _BIG) and nbytes in (member.nbytes, _BIG)))
         )
         if not is_same:
@@ -133,23 +174,28 @@ class Archive:
     def _bytes(self, offset: int, nbytes: int, name: str) -> bytes:
         if offset + nbytes > self._directory:
             raise self.origin.corrupt(f"its bytes end at {offset + nbytes}, in the archive's directory", name)
-        return _read(self.folder, self.file, offset, nbytes, self.origin)
+        return _read(self.folder, self.file, self.base + offset, nbytes, self.origin)
 
 
-def open_archive(folder: Folder, file: str) -> Archive:
+def open_archive(folder: Folder, file: str, origin: Origin, *, window: tuple[int, int] | None = None) -> Archive:
     """The archive in a file, of which only the directory is read; folders in it are left out.
+
+    ``window``: offset and size of the archive, if it is a part of the file that is known to be there.
+    ``origin`` makes the errors.
 
     Raises:
         FileNotFoundError: there is no such file.
         CorruptCheckpointError: it is no zip archive, cut off, encrypted, with a name twice or members that overlap.
         UnsafeCheckpointError: a member that is a link, whose name leads out of the archive, or that is a bomb.
     """
-    origin = Origin(file, folder.location(file))
-    head = folder.head(file)
-    if head is None:
-        raise FileNotFoundError(2, "no such file", folder.location(file))
-    end = _find_end(folder, file, head.nbytes, origin)
-    raw = _read(folder, file, end.offset, end.nbytes, origin)
+    if window is None:
+        head = folder.head(file)
+        if head is None:
+            raise FileNotFoundError(2, "no such file", folder.location(file))
+        window = (0, head.nbytes)
+    base = window[0]
+    end = _find_end(folder, file, window, origin)
+    raw = _read(folder, file, base + end.offset, end.nbytes, origin)
     found: dict[str, Member] = {}
     try:
         entries = [*_entries(raw, end.members)]
@@ -161,14 +207,16 @@ def open_archive(folder: Folder, file: str) -> Archive:
             raise origin.corrupt("two members have this name", entry.name)
         found[entry.name] = entry
     _check_overlap([*found.values()], end.offset, origin)
-    return Archive(folder, file, {name: member for name, member in found.items() if not name.endswith("/")}, origin, end.offset)
+    members = {name: member for name, member in found.items() if not name.endswith("/")}
+    return Archive(folder, file, members, origin, end.offset, base)
 
 
-def _find_end(folder: Folder, file: str, size: int, origin: Origin) -> _End:
+def _find_end(folder: Folder, file: str, window: tuple[int, int], origin: Origin) -> _End:
     """The end record, which has nothing but its comment after it; and that with 64 bits, where there is one."""
+    base, size = window
     tail_nbytes = min(size, _END_NBYTES + _LOCATOR_NBYTES + 0xFFFF)
     start = size - tail_nbytes
-    tail = _read(folder, file, start, tail_nbytes, origin)
+    tail = _read(folder, file, base + start, tail_nbytes, origin)
     at = len(tail)
     while (at := tail.rfind(_END, 0, at)) >= 0:
         if len(tail) - at >= _END_NBYTES and len(tail) - at - _END_NBYTES == int.from_bytes(tail[at + 20 : at + 22], "little"):
@@ -181,7 +229,7 @@ def _find_end(folder: Folder, file: str, size: int, origin: Origin) -> _End:
         last = struct.unpack_from("<Q", locator, 8)[0]
         if last + _END64_NBYTES > size:
             raise origin.corrupt("the end of the archive's directory is not there")
-        raw = _read(folder, file, last, _END64_NBYTES, origin)
+        raw = _read(folder, file, base + last, _END64_NBYTES, origin)
         if raw[:4] != _END64:
             raise origin.corrupt("the end of the archive's directory is not there")
         disk, first_disk, here, count, nbytes, offset = struct.unpack_from("<IIQQQQ", raw, 16)
@@ -240,10 +288,23 @@ def _decoded(raw: bytes, flags: int) -> str:
     return raw.decode("utf-8" if flags & _UTF8 else "cp437")
 
 
+def _header_nbytes(member: Member) -> int:
+    """Of its own header with the name; what follows it there, the extra fields, is not wanted."""
+    return _LOCAL.size + len(member.name.encode("utf-8" if member.flags & _UTF8 else "cp437"))
+
+
+def _is_named(raw: bytes, flags: int, name: str) -> bool:
+    try:
+        return _decoded(raw, flags) == name
+    except UnicodeDecodeError:
+        return False
+
+
 def _check(member: Member, mode: int, origin: Origin) -> None:
     name = member.name
     parts = name.removesuffix("/").split("/")
-    if any(part in ("", ".", "..") for part in parts) or any(c in name for c in "\\:\0"):
+    # A colon is common in the name of a run, and leads out only behind the letter of a drive.
+    if any(part in ("", ".", "..") for part in parts) or any(c in name for c in "\\\0") or name[1:2] == ":":
         raise origin.unsafe("a member's name leads out of the archive, or is none", name)
     if mode >> 12 == _SYMLINK:
         raise origin.unsafe("it is a link", name)

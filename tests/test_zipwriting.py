@@ -14,8 +14,7 @@ from ckptmgr.layout import Late, piece_nbytes
 from ckptmgr.memory import MemorySource
 from ckptmgr.storage import Folder, PosixStore
 from ckptmgr.testing.pipe import ForwardStore
-from ckptmgr_hdf5 import archive_writing
-from ckptmgr_hdf5.archive_writing import Member, archive
+from ckptmgr.zipwriting import DIGESTS, Member, archive
 
 W = np.arange(5000, dtype="<f4")
 B = np.arange(7, dtype="<i2")
@@ -25,7 +24,7 @@ DATA = b"head" + W.tobytes() + b"\0" * 3 + B.tobytes()
 
 
 def planned(members: list[Member], align: int = 4096) -> Layout:
-    return Layout((FileLayout("a.zip", archive("a.zip", members, align=align)),), archive_writing.DIGESTS)
+    return Layout((FileLayout("a.zip", archive("a.zip", members, align=align)),), DIGESTS)
 
 
 def write(path: Path, members: list[Member], *, align: int = 4096) -> Path:

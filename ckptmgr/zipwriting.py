@@ -12,7 +12,8 @@ import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from ckptmgr.backend import Digests, Late, Part, combine_crc32
+from ckptmgr.checksum import combine_crc32
+from ckptmgr.layout import Digests, Late, Part
 
 _Files: TypeAlias = Mapping[str, Digests]
 Pieces: TypeAlias = tuple[bytes | Part | Late, ...]
