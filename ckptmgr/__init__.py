@@ -10,6 +10,8 @@
 from ckptmgr.background import BackgroundSaver
 from ckptmgr.box import Box
 from ckptmgr.checkpoint import Checkpoint, Restored
+from ckptmgr.converting import convert
+from ckptmgr.convertreport import ConvertedTensor, ConvertReport
 from ckptmgr.errors import (
     BackendNotFoundError,
     CheckpointError,
@@ -58,6 +60,8 @@ __all__ = [
     "CheckpointError",
     "CheckpointManager",
     "CommitUnknownError",
+    "ConvertReport",
+    "ConvertedTensor",
     "CorruptCheckpointError",
     "FormatVersionError",
     "Group",
@@ -93,6 +97,7 @@ __all__ = [
     "UnsupportedTensorError",
     "Verdict",
     "VerifyReport",
+    "convert",
     "load",
     "open_checkpoint",
     "save",

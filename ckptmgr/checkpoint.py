@@ -31,6 +31,7 @@ from ckptmgr.treesource import TreeSource
 Cast = Literal["no", "same_kind", "any"]
 BATCH_NBYTES = 64 << 20  # of tensors held at a time while a foreign file is read through
 SKELETON = "ckptmgr"  # the metadata key of a single file that holds more than a flat dict of arrays
+CARRIED = "ckptmgr.carried"  # the metadata key of what a conversion keeps for the way back
 
 
 class Restored(NamedTuple):
@@ -73,6 +74,11 @@ class Checkpoint:
         self._is_current = is_current
 
     @property
+    def source(self) -> TensorSource:
+        """The tensors as their files have them, for whoever moves them on."""
+        return self._source
+
+    @property
     def skeleton(self) -> JSON:
         """The skeleton of the state; None for a file that has none."""
         source = self._source
@@ -103,7 +109,7 @@ class Checkpoint:
         """The step's metadata, or a file's own."""
         if self.info:
             return self.info.metadata
-        return {key: value for key, value in self._source.metadata.items() if key != SKELETON}
+        return {key: value for key, value in self._source.metadata.items() if key not in (SKELETON, CARRIED)}
 
     @property
     def nbytes(self) -> int:
@@ -129,7 +135,7 @@ class Checkpoint:
         entry = next((entry for entry in self._files if entry.name == name), None)
         if entry is None or self._folder is None or name not in self.assets:
             raise KeyError(f"no asset {name!r} in {self.location!r} (found: {', '.join(self.assets) or 'none'})")
-        with self._explained():
+        with self.explained():
             return read_checked(self._folder, entry)
 
     def extents(self, name: str) -> Sequence[Extent]:
@@ -156,7 +162,7 @@ class Checkpoint:
         if name not in source.specs:
             near = near_names([name], self.specs).get(name, ())
             raise KeyError(f"no tensor {name!r} in {self.location!r}" + (f" (near: {shown(near)})" if near else ""))
-        with self._explained():
+        with self.explained():
             arrays, _ = transfer.read(source, [Want(name, box, out)], verify=self._verify)
         return arrays[0]
 
@@ -198,7 +204,7 @@ class Checkpoint:
                 files that are on no local disk.
             CorruptCheckpointError: bytes are not what was written; names file and tensor.
         """
-        with self._explained():
+        with self.explained():
             state, report = restoring.restore(
                 self._source,
                 self.skeleton,
@@ -223,7 +229,7 @@ class Checkpoint:
             specs, problems = _understood(self.specs)
             return problems + (self._read_through(specs, progress) if full else [])
         entries = [(entry.name, entry.nbytes, entry.crc32c) for entry in self._files]
-        with self._explained():
+        with self.explained():
             problems = transfer.check(self._folder, entries, places=self._places(), full=full, progress=progress)
         if problems and not self._is_current():
             raise _gone(self.info, self.location)
@@ -269,7 +275,7 @@ class Checkpoint:
         return places
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def explained(self) -> Iterator[None]:
         # Files of a step that is deleted while it is open look like damage; the record tells which it is. Where a bare file or
         # file set is replaced while it is open, new data may lie where the old header or index leads.
         try:

@@ -18,7 +18,7 @@ from ckptmgr.box import Box
 from ckptmgr.checksum import combine, crc32, crc32c
 from ckptmgr.errors import SaveError
 from ckptmgr.layout import Digests, FileLayout, Late, Layout, Part
-from ckptmgr.source import TensorSource
+from ckptmgr.source import Streamed, TensorSource
 from ckptmgr.spec import PACKED_BITS, USED_BITS, TensorSpec
 from ckptmgr.storage import Folder
 from ckptmgr.transfer.lanes import Lane
@@ -61,15 +61,18 @@ def write(
     progress: Progress | None = None,
     known: Mapping[str, tuple[WrittenFile, Digests]] | None = None,
     meanwhile: Callable[[_Files], object] | None = None,
+    check: Callable[[_Files], object] | None = None,
 ) -> Written:
     """Writes the layout's files into the folder, in order, with the source's tensors in their places.
 
     ``known`` files are there already: they are passed over, with these checksums of the whole and of the pieces.
 
     Each file is durable before the next is begun. If this raises, the file it was at does not appear; those before it
-    stay. The source is asked for slices of at most one window at a time. ``progress`` is called in this thread.
+    stay. The source is asked for slices of at most one window at a time, or if it is `Streamed` for the bytes of one part after
+    another. ``progress`` is called in this thread.
     ``meanwhile`` is called with all digests as soon as they are made, mostly in another thread while the store makes the last
-    file durable; it has returned when this does, and what it raises ends the write.
+    file durable; it has returned when this does, and what it raises ends the write. ``check`` is called with all digests before
+    the last file can appear: if it raises, that file never does.
 
     Raises:
         SaveError: a tensor is not of the announced dtype and shape any more.
@@ -96,6 +99,8 @@ def write(
             sums = _Sums(len(file.pieces), layout.digests, lane, is_short=is_short)
             late = functools.partial(_build, file.name, digests, sums)
             windows = _windows(file, source, folder.store.window_nbytes, late)
+            if check is not None and planned is layout.files[-1]:
+                windows = _then(windows, functools.partial(sums.told, check, digests, file.name))
             if meanwhile is not None and planned is layout.files[-1]:
                 windows = _then(windows, functools.partial(sums.then, meanwhile, digests, file.name))
             folder.put(file.name, _taken(windows, sums, tally), nbytes)
@@ -142,13 +147,14 @@ def _windows(file: FileLayout, source: TensorSource, most: int, late: Callable[[
     """A file's bytes in windows of at most ``most`` bytes. What comes before a late piece is handed out before it is built."""
     window = _Window([], [], [])
     filled = 0
+    stream = source if isinstance(source, Streamed) else None
     for index, piece in enumerate(file.pieces):
         if isinstance(piece, Late):
             if filled:
                 yield window
                 window, filled = _Window([], [], []), 0
             piece = late(piece, index)
-        for buffer in _buffers(piece, source, most):
+        for buffer in stream.buffers(piece, most) if stream and isinstance(piece, Part) else _buffers(piece, source, most):
             nbytes = buffer.nbytes
             if filled and (filled + nbytes > most or len(window.sizes) == BUFFERS):
                 yield window
@@ -231,6 +237,10 @@ class _Sums:
     def then(self, call: Callable[[_Files], object], before: _Files, file: str) -> None:
         """Has ``call`` made with these digests and those of this file, when the last of them is made."""
         self._lane.submit(lambda: call({**before, file: self._pieces}))
+
+    def told(self, call: Callable[[_Files], object], before: _Files, file: str) -> None:
+        """Makes ``call`` with these digests and those of this file, now, when all of them are made."""
+        call({**before, file: self.digests()})
 
     def _add(self, window: _Window) -> None:
         started = time.perf_counter()
