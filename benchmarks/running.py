@@ -28,6 +28,7 @@ BENCHMARKS = {
     "shard_io": 3,
     "tf_bundle": 3,
     "hdf5": 3,
+    "convert": 3,
 }
 PACKAGES = ("ckptmgr", "numpy", "safetensors", "torch", "jax", "orbax-checkpoint", "tensorflow", "keras", "h5py")
 

@@ -30,6 +30,7 @@ SIZES = {
     "shard_io": {"nbytes": 1 << 20},
     "tf_bundle": {"nbytes": 1 << 20, "count": 30},
     "hdf5": {"nbytes": 1 << 20, "count": 30},
+    "convert": {"nbytes": 1 << 20},
 }
 QUICK = ["safetensors.numpy", "h5py", "numpy.savez", "nobody"]  # the others take seconds to import
 ALL = ["safetensors.torch", "torch.save", "torch DCP", "Orbax", "tf.train.Checkpoint", "Keras weights.h5"]

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ckptmgr.cli import demo, listing, retain, show, verify
+from ckptmgr.cli import convert, demo, listing, retain, show, verify
 from ckptmgr.cli.output import complain, emit
 from ckptmgr.errors import CheckpointError, MissingDependencyError
 
@@ -35,7 +35,8 @@ class Commands(TyperGroup):
 app = typer.Typer(
     name="ckptmgr",
     cls=Commands,
-    help="Looks at runs and checkpoints, checks them and tidies up. Exit codes: 0 done, 1 a problem or a failure, 2 wrong usage.",
+    help="Looks at runs and checkpoints, checks and converts them, tidies up. "
+    "Exit codes: 0 done, 1 a problem or a failure, 2 wrong usage.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -44,6 +45,7 @@ app = typer.Typer(
 app.command("ls")(listing.list_steps)
 app.command("show")(show.show)
 app.command("verify")(verify.verify)
+app.command("convert")(convert.convert_checkpoint)
 app.command("gc")(retain.collect)
 app.command("pin")(retain.pin)
 app.command("unpin")(retain.unpin)
