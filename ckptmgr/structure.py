@@ -4,6 +4,7 @@ The law: without rules and globs the skeleton is the very same. A file of anothe
 skeleton of dicts; one of plain names gets none.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,9 +54,9 @@ def structure(
     tree = stored.tree if select is None else _selected(stored.tree, (), selection)
     found = {path: leaf for path, leaf in leaves.items() if selection.has(path)}
     new = {path: _name(leaf.name, path, rules) for path, leaf in found.items() if isinstance(leaf, TensorNode)}
+    if twice := [name for name, count in Counter(new.values()).items() if count > 1]:
+        raise ValueError(f"the rename rules give two values the name {shown(twice)}")
     names, aliases = _named(stored, {new[path]: found[path] for path in new})
-    if len(names) + len(aliases) < len(new):
-        raise ValueError(f"two tensors would have one name, of {shown(sorted(new.values()))}: rename one of them")
     known = set(map(stored.tensor, stored.nodes))
     strangers = {renamed(name, rules): name for name in source.specs if name not in known}  # that the tree does not name
     names |= {name: own for name, own in strangers.items() if name in selection}
