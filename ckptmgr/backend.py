@@ -32,6 +32,7 @@ __all__ = [
     "Extent",
     "FileLayout",
     "Folder",
+    "Formed",
     "Head",
     "Late",
     "Layout",
@@ -133,6 +134,14 @@ class Templated(Protocol):
         Raises:
             ValueError: it is not a file that can be copied so.
         """
+
+
+@runtime_checkable
+class Formed(Protocol):
+    """A backend that writes its format in several forms, some of which the ending of a file's name tells."""
+
+    def for_file(self, name: str) -> Backend:
+        """The backend for a new file of that name: of the form that its ending means, or itself."""
 
 
 class LeftOut(NamedTuple):

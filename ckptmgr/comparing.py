@@ -10,7 +10,7 @@ import numpy as np
 
 from ckptmgr.box import Box
 from ckptmgr.checksum import crc32c, joined
-from ckptmgr.convertreport import CRC32, NO_CHECKSUM
+from ckptmgr.convertreport import DECODED, NO_CHECKSUM, OTHERS
 from ckptmgr.errors import CorruptCheckpointError
 from ckptmgr.layout import Digests, Extent, Layout, Part
 from ckptmgr.source import Summed, TensorSource
@@ -41,7 +41,7 @@ def compare(source: TensorSource, layout: Layout, digests: Mapping[str, Digests]
             if before is not None and before != after:
                 raise _wrong(name, extents[0], f"crc32c {after:08x} instead of {before:08x}")
             is_summed = before is None and _check_others(source, name, spec, extents, kinds.get("crc32"), index)
-            note = "" if before is not None else CRC32 if is_summed else NO_CHECKSUM
+            note = "" if before is not None else OTHERS if is_summed else NO_CHECKSUM if extents else DECODED
             found[name] = Sums(before, after, note)
     return found
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from ckptmgr import backend as backends
 from ckptmgr import carrying, comparing, saving
-from ckptmgr.backend import Backend
+from ckptmgr.backend import Backend, Formed
 from ckptmgr.carrying import Account, Baggage
 from ckptmgr.checkpoint import SKELETON, Checkpoint
 from ckptmgr.comparing import Sums
@@ -59,7 +59,8 @@ def convert(
     Args:
         src: whatever `open_checkpoint` opens, by path, URL or as an open `Checkpoint`.
         dst: a file or, ending in ``/``, a folder for one, as `save` takes it; with ``step`` a run, by URL or as its manager.
-        to: name of an installed format or a `Backend`; by default what the ending of ``dst`` says, or the manager's own.
+        to: name of an installed format or a `Backend`; by default what the ending of ``dst`` says, or the manager's own. An
+            ending may also tell the form: ``.keras`` and ``.weights.h5`` are files of Keras'.
         step: commit it as this step of the run at ``dst``.
         rename: rules for names, as in `Checkpoint.restore`.
         select: globs on the new names; only what one of them matches is converted.
@@ -70,7 +71,7 @@ def convert(
         source_options: storage options of ``src``; ``storage_options``: of ``dst``.
         budget: bytes of tensors in memory at a time, 64 MiB by default. A tensor that only its format's reader can decode, and
             only as a whole, and strings come on top of it.
-        progress: called as ``progress(bytes_done, bytes_total)`` while bytes move.
+        progress: called as ``progress(bytes_done, bytes_total)`` while bytes move; a manager calls its own.
 
     ``dst`` appears whole, as `save` and `CheckpointManager.save` have it, or stays as it was. Tensors keep dtype and bytes; those
     that lie raw in a file are never decoded, and what was written is compared with the checksums that the source has before
@@ -132,12 +133,14 @@ def _place(
 
 
 def _chosen(dst: str, to: str | Backend | None) -> Backend:
+    if isinstance(to, str):
+        return _formed(backends.find(to), dst)
     if to is not None:
-        return backends.find(to) if isinstance(to, str) else to
+        return to
     suffixes: dict[str, Backend] = {}
     for name in backends.available():
         try:
-            found = backends.find(name)
+            found = _formed(backends.find(name), dst)
         except ImportError:
             continue
         if found.suffix and dst.endswith(found.suffix):
@@ -145,6 +148,10 @@ def _chosen(dst: str, to: str | Backend | None) -> Backend:
     if not suffixes:
         raise ValueError(f"the ending of {dst!r} is of no installed format: say to=, one of {shown(backends.available())}")
     return suffixes[max(suffixes, key=len)]
+
+
+def _formed(backend: Backend, dst: str) -> Backend:
+    return backend.for_file(dst) if isinstance(backend, Formed) else backend
 
 
 @dataclass

@@ -57,14 +57,14 @@ class ConvertReport:
         return sum(tensor.nbytes for tensor in self.tensors)
 
     def __str__(self) -> str:
-        verified = sum(tensor.source_crc32c is not None or tensor.note == CRC32 for tensor in self.tensors)
+        verified = sum(tensor.source_crc32c is not None or tensor.note == OTHERS for tensor in self.tensors)
         lines = [
             f"{self.source!r} ({self.source_backend}) to {self.destination!r} ({self.backend}): "
             f"{len(self.tensors)} tensors, {self.nbytes} bytes, {verified} compared with the source's checksums."
         ]
         notes: dict[str, list[str]] = {}
         for tensor in self.tensors:
-            if tensor.note not in ("", NO_CHECKSUM, CRC32):
+            if tensor.note not in ("", NO_CHECKSUM, OTHERS):
                 notes.setdefault(tensor.note, []).append(tensor.name)
         lines += [f"{note}: {_cut(names)}." for note, names in list(notes.items())[:_SHOWN]]
         lines += [f"renamed: {_cut([f'{t.source} to {t.name}' for t in renamed])}." for renamed in (self._renamed,) if renamed]
@@ -109,7 +109,8 @@ class ConvertReport:
 
 
 NO_CHECKSUM = "the source has no checksum of it"
-CRC32 = "compared by the source's crc32"
+DECODED = "not raw there: read by its format's reader"
+OTHERS = "compared by other checksums that the source has"
 STRING = "strings, which have no raw bytes"
 
 

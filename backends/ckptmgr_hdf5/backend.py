@@ -68,6 +68,11 @@ class HDF5Backend:
             return generic.layout(contents, stem=stem, align=align)
         return keras_writing.layout(contents, form=self.form, stem=stem, align=align, template=self.template)
 
+    def for_file(self, name: str) -> "HDF5Backend":
+        """For ``.keras`` and ``.weights.h5`` the form of Keras' that ends so; itself for all others."""
+        endings = {suffix: form for form, suffix in SUFFIXES.items() if suffix != ".h5" and name.endswith(suffix)}
+        return replace(self, form=endings[max(endings, key=len)]) if endings and self.form == "generic" else self
+
     def left_out(self, contents: Contents) -> LeftOut:
         """Nothing in the generic form; in Keras' forms all that is not of Keras."""
         if self.form == "generic":

@@ -82,6 +82,19 @@ def test_a_model_of_keras_loads_after_it_went_through_another_format(tmp_path: P
     assert [name for name in report.lost if not name.startswith(("state tree", "metadata", "blob"))] == []
 
 
+def test_endings_of_keras_files_tell_their_form(tmp_path: Path) -> None:
+    model = trained()
+    model.save(tmp_path / "model.h5")
+
+    convert(tmp_path / "model.h5", tmp_path / "model.keras")
+    convert(tmp_path / "model.keras", tmp_path / "model.weights.h5")
+
+    assert weights(keras.models.load_model(tmp_path / "model.keras")) == weights(model)
+    again = trained()
+    again.load_weights(tmp_path / "model.weights.h5")
+    assert weights(again) == weights(model)
+
+
 def test_real_libraries_open_what_a_tensorflow_checkpoint_became(tmp_path: Path) -> None:
     from_tf = {"w": np.arange(6.0, dtype=np.float32).reshape(2, 3), "b": np.array([1, 2], np.int64)}
     path = tf.train.Checkpoint(net={name: tf.Variable(value) for name, value in from_tf.items()}).save(str(tmp_path / "ckpt"))
