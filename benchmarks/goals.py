@@ -72,6 +72,7 @@ BLOCKED, BACK = "blocked by a save", "ckptmgr BackgroundSaver"
 MANY = ", 20,000 tensors"
 UP, DOWN, LINK = "upload to a null server", "download from a null server", "over a link of 50 MB/s"
 WIRE = {UP: ["parts of 32 MiB", "parts of 128 MiB"], DOWN: ["streams into arrays", "ranges in its memory"]}
+CONVERT = "converting 4,096 MiB of tf_bundle"
 
 GOALS = (
     Goal("save_restore", SAVE, SAFE, 0.85, ["safetensors.numpy"]),
@@ -98,6 +99,8 @@ GOALS = (
     Goal("small_tensors", LOAD + MANY, SAFE, 0.5, ["safetensors.numpy"], figure="call"),
     Goal("small_tensors", "one tensor of 20,000", SAFE, 0.1, ["safetensors.numpy"]),
     Goal("small_tensors", "durable save of 10 KiB in a warm process", SAFE, 5.0, figure="ms"),
+    *(Goal("convert", CONVERT, who, 1.0, ["cp, fsync"]) for who in (SAFE, H5)),
+    *(Goal("convert", CONVERT, who, 0.05, figure="states") for who in (SAFE, H5)),  # of 4 GiB: 200 MiB
     Goal("scaling", "listing 10,000 steps", "ckptmgr", 600, figure="ms"),
     Goal("scaling", "listing 10,000 steps", "ckptmgr", 50, figure="again"),
     *(Goal("cloud", case, "ckptmgr", 1 / 0.9, [f"obstore, {how}" for how in hows]) for case, hows in WIRE.items()),

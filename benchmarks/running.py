@@ -29,6 +29,7 @@ BENCHMARKS = {
     "tf_bundle": 3,
     "hdf5": 3,
     "cloud": 5,
+    "convert": 3,
 }
 PACKAGES = (
     "ckptmgr",

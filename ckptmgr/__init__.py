@@ -10,6 +10,8 @@
 from ckptmgr.background import BackgroundSaver
 from ckptmgr.box import Box
 from ckptmgr.checkpoint import Checkpoint, Restored
+from ckptmgr.converting import convert
+from ckptmgr.convertreport import ConvertedTensor, ConvertReport
 from ckptmgr.copying import Copied, copy
 from ckptmgr.errors import (
     BackendNotFoundError,
@@ -60,6 +62,8 @@ __all__ = [
     "CheckpointError",
     "CheckpointManager",
     "CommitUnknownError",
+    "ConvertReport",
+    "ConvertedTensor",
     "Copied",
     "CorruptCheckpointError",
     "FormatVersionError",
@@ -97,6 +101,7 @@ __all__ = [
     "UnsupportedTensorError",
     "Verdict",
     "VerifyReport",
+    "convert",
     "copy",
     "load",
     "open_checkpoint",

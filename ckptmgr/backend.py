@@ -7,7 +7,7 @@ used. Plugins import this module and `ckptmgr.errors` and nothing else of ckptmg
 import functools
 from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from ckptmgr import skeleton, zipreading, zipwriting
 from ckptmgr.box import Box
@@ -16,7 +16,7 @@ from ckptmgr.errors import BackendNotFoundError, MissingDependencyError, shown
 from ckptmgr.layout import Contents, Digests, Extent, FileLayout, Late, Layout, Part, Path, Scalar
 from ckptmgr.manifest import MANIFEST
 from ckptmgr.raw import read_raw
-from ckptmgr.source import Bulk, Nested, Places, Replaceable, TensorSource, paths_of
+from ckptmgr.source import Bulk, Nested, Places, Replaceable, Summed, TensorSource, paths_of
 from ckptmgr.spec import PackedArray, TensorSpec, dtype_name, numpy_dtype, tensor_spec
 from ckptmgr.step import JSON, StepInfo
 from ckptmgr.storage import Folder, Head
@@ -33,9 +33,12 @@ __all__ = [
     "Extent",
     "FileLayout",
     "Folder",
+    "Formed",
     "Head",
     "Late",
     "Layout",
+    "LeavesOut",
+    "LeftOut",
     "Nested",
     "PackedArray",
     "Part",
@@ -45,6 +48,7 @@ __all__ = [
     "RunFiles",
     "Scalar",
     "StepInfo",
+    "Summed",
     "Templated",
     "TensorSource",
     "TensorSpec",
@@ -133,6 +137,34 @@ class Templated(Protocol):
         Raises:
             ValueError: it is not a file that can be copied so.
         """
+
+
+@runtime_checkable
+class Formed(Protocol):
+    """A backend that writes its format in several forms, some of which the ending of a file's name tells."""
+
+    def for_file(self, name: str) -> Backend:
+        """The backend for a new file of that name: of the form that its ending means, or itself."""
+
+
+class LeftOut(NamedTuple):
+    """What files of a format would not have of their contents: keys of the metadata, names of blobs."""
+
+    metadata: frozenset[str] = frozenset()
+    blobs: frozenset[str] = frozenset()
+
+
+@runtime_checkable
+class LeavesOut(Protocol):
+    """A backend that tells what it leaves out. One that does not is taken to hold all metadata, and no blobs."""
+
+    def left_out(self, contents: Contents) -> LeftOut:
+        """What a layout of these contents has no place for. Pure."""
+
+
+def left_out(backend: Backend, contents: Contents) -> LeftOut:
+    """What the backend's files would not have of these contents."""
+    return backend.left_out(contents) if isinstance(backend, LeavesOut) else LeftOut(blobs=frozenset(contents.blobs))
 
 
 @runtime_checkable

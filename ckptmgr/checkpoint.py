@@ -14,12 +14,12 @@ from ckptmgr import backend as backends
 from ckptmgr import garbage, restoring, transfer
 from ckptmgr.backend import Backend
 from ckptmgr.box import Box
-from ckptmgr.checksum import crc32c
 from ckptmgr.errors import CorruptCheckpointError, StepNotFoundError, UnsupportedTensorError, shown
 from ckptmgr.layout import Extent, Part
 from ckptmgr.manifest import ASSET, TREE, FileEntry, Manifest, folder_name
 from ckptmgr.matching import RestoreReport
 from ckptmgr.renaming import Rule, near_names
+from ckptmgr.smallfile import read_checked
 from ckptmgr.source import Replaceable, TensorSource
 from ckptmgr.spec import TensorSpec
 from ckptmgr.step import JSON, StepInfo
@@ -30,9 +30,8 @@ from ckptmgr.treesource import TreeSource
 
 Cast = Literal["no", "same_kind", "any"]
 BATCH_NBYTES = 64 << 20  # of tensors held at a time while a foreign file is read through
-_MAPPED_NBYTES = 512 << 10
-_PAGE_NBYTES = 2 << 20  # of a large page
 SKELETON = "ckptmgr"  # the metadata key of a single file that holds more than a flat dict of arrays
+CARRIED = "ckptmgr.carried"  # the metadata key of what a conversion keeps for the way back
 
 
 class Restored(NamedTuple):
@@ -75,6 +74,11 @@ class Checkpoint:
         self._is_current = is_current
 
     @property
+    def source(self) -> TensorSource:
+        """The tensors as their files have them, for whoever moves them on."""
+        return self._source
+
+    @property
     def skeleton(self) -> JSON:
         """The skeleton of the state; None for a file that has none."""
         source = self._source
@@ -105,7 +109,7 @@ class Checkpoint:
         """The step's metadata, or a file's own."""
         if self.info:
             return self.info.metadata
-        return {key: value for key, value in self._source.metadata.items() if key != SKELETON}
+        return {key: value for key, value in self._source.metadata.items() if key not in (SKELETON, CARRIED)}
 
     @property
     def nbytes(self) -> int:
@@ -131,7 +135,7 @@ class Checkpoint:
         entry = next((entry for entry in self._files if entry.name == name), None)
         if entry is None or self._folder is None or name not in self.assets:
             raise KeyError(f"no asset {name!r} in {self.location!r} (found: {', '.join(self.assets) or 'none'})")
-        with self._explained():
+        with self.explained():
             return bytes(read_checked(self._folder, entry))
 
     def extents(self, name: str) -> Sequence[Extent]:
@@ -158,7 +162,7 @@ class Checkpoint:
         if name not in source.specs:
             near = near_names([name], self.specs).get(name, ())
             raise KeyError(f"no tensor {name!r} in {self.location!r}" + (f" (near: {shown(near)})" if near else ""))
-        with self._explained():
+        with self.explained():
             arrays, _ = transfer.read(source, [Want(name, box, out)], verify=self._verify)
         return arrays[0]
 
@@ -200,7 +204,7 @@ class Checkpoint:
                 files that are on no local disk.
             CorruptCheckpointError: bytes are not what was written; names file and tensor.
         """
-        with self._explained():
+        with self.explained():
             state, report = restoring.restore(
                 self._source,
                 self.skeleton,
@@ -225,7 +229,7 @@ class Checkpoint:
             specs, problems = _understood(self.specs)
             return problems + (self._read_through(specs, progress) if full else [])
         entries = [(entry.name, entry.nbytes, entry.crc32c) for entry in self._files]
-        with self._explained():
+        with self.explained():
             problems = transfer.check(self._folder, entries, places=self._places(), full=full, progress=progress)
         if problems and not self._is_current():
             raise _gone(self.info, self.location)
@@ -271,7 +275,7 @@ class Checkpoint:
         return places
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def explained(self) -> Iterator[None]:
         # Files of a step that is deleted while it is open look like damage; the record tells which it is. Where a bare file or
         # file set is replaced while it is open, new data may lie where the old header or index leads.
         try:
@@ -368,32 +372,3 @@ def _batches(specs: Mapping[str, TensorSpec]) -> Iterator[list[str]]:
         nbytes += spec.nbytes
     if batch:
         yield batch
-
-
-def read_checked(folder: Folder, entry: FileEntry) -> bytes | memoryview:
-    """The bytes of one of a step's small files; in large pages if they are many, as page faults cost more than the copy.
-
-    Raises:
-        CorruptCheckpointError: the file is missing, or its size or crc32c is not the manifest's.
-    """
-    found = folder.head(entry.name)
-    where = folder.location(entry.name)
-    if found is None or found.nbytes != entry.nbytes:
-        size = "missing" if found is None else f"{found.nbytes} bytes"
-        raise CorruptCheckpointError(
-            f"{where!r} is {size}; the manifest says {entry.nbytes} bytes: restore another step", file=entry.name
-        )
-    try:
-        if entry.nbytes < _MAPPED_NBYTES:
-            data: bytes | memoryview = folder.read_range(entry.name, 0, entry.nbytes)
-        else:
-            data = memoryview(transfer.pages(-(-entry.nbytes // _PAGE_NBYTES) * _PAGE_NBYTES))[: entry.nbytes]
-            folder.read_into(entry.name, 0, [data])
-    except (FileNotFoundError, EOFError) as error:
-        raise CorruptCheckpointError(f"{where!r} was removed or cut off while it was read", file=entry.name) from error
-    if (found_crc32c := crc32c(data)) != entry.crc32c:
-        raise CorruptCheckpointError(
-            f"{where!r} has crc32c {found_crc32c:08x}; the manifest says {entry.crc32c:08x}: restore another step",
-            file=entry.name,
-        )
-    return data

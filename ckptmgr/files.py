@@ -52,7 +52,7 @@ def save(
         OSError: the storage failed; files that are there are whole, and a set that was there still is, with the exceptions above.
     """
     chosen = _chosen(backend)
-    folder, stem = _target(url, chosen, storage_options)
+    folder, stem = target(url, chosen, storage_options)
     flat = tree.flatten(state)
     carried = dict(metadata or {})
     if SKELETON in carried:
@@ -152,7 +152,8 @@ def _chosen(backend: str | Backend) -> Backend:
     return backends.find(backend) if isinstance(backend, str) else backend
 
 
-def _target(url: str | os.PathLike[str], backend: Backend, storage_options: Mapping[str, Any] | None) -> tuple[Folder, str]:
+def target(url: str | os.PathLike[str], backend: Backend, storage_options: Mapping[str, Any] | None) -> tuple[Folder, str]:
+    """The folder and the stem of new files of that format at a place that a user names. Raises ValueError for a wrong ending."""
     text = os.fspath(url).replace(os.sep, "/")
     if text.endswith("/") or os.path.isdir(os.path.expanduser(text)):
         return open_folder(text, storage_options), STEM

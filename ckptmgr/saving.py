@@ -17,6 +17,7 @@ from ckptmgr.layout import Contents, Digests, Groups, Layout, Part, pack
 from ckptmgr.manifest import ASSET, TREE, FileEntry, Manifest, is_plain, this_writer
 from ckptmgr.memory import MemorySource
 from ckptmgr.naming import checked_step
+from ckptmgr.source import TensorSource
 from ckptmgr.step import JSON
 from ckptmgr.storage import Folder, StagingStore, staging
 from ckptmgr.transfer import Progress, Stats, WrittenFile
@@ -32,15 +33,21 @@ Asset: TypeAlias = bytes | bytearray | memoryview | str | os.PathLike[str]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A state's files before the first byte is written: the flattened state and the layout of its files."""
+    """A state's files before the first byte is written: the flattened state and the layout of its files.
+
+    ``moved`` has the tensors where ``flat`` has none, for they are in other files. ``check`` is called with all digests before
+    the last file appears; what it raises ends the save.
+    """
 
     flat: Flat
     layout: Layout
+    moved: TensorSource | None = None
+    check: Callable[[Mapping[str, Digests]], object] | None = None
 
     @property
-    def source(self) -> MemorySource:
-        """The tensors, as they are in memory."""
-        return MemorySource(self.flat.tensors, self.flat.specs)
+    def source(self) -> TensorSource:
+        """The tensors, as they are in memory or where they are moved from."""
+        return self.moved or MemorySource(self.flat.tensors, self.flat.specs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +154,9 @@ def write(
     ``describe`` is called with where each tensor lies, in another thread while the disk is waited for.
     """
     meanwhile = None if describe is None else lambda digests: describe(_rows(plan, digests))
-    written = transfer.write(folder, plan.layout, plan.source, progress=progress, known=known, meanwhile=meanwhile)
+    written = transfer.write(
+        folder, plan.layout, plan.source, progress=progress, known=known, meanwhile=meanwhile, check=plan.check
+    )
     return Written(tuple(FileEntry(name, *stored) for name, stored in written.files.items()), written.stats)
 
 
@@ -163,7 +172,8 @@ def replace(folder: Folder, plan: Plan, backend: Backend, *, stem: str, progress
     *data, last = [file.name for file in plan.layout.files]
     # An index may stay until the new one takes its name, unless data files that it may lead to are replaced before.
     misleading = [last] if last in old and not old.keys().isdisjoint(data) else []
-    if data and (stale or not old.keys().isdisjoint([*data, last])) and isinstance(folder.store, StagingStore):
+    is_replaced = bool(stale) or not old.keys().isdisjoint([*data, last])
+    if data and (is_replaced or plan.check is not None) and isinstance(folder.store, StagingStore):
         with staging(folder.store, folder.prefix) as staged:
             written = write(staged, plan, progress=progress)
             folder.delete(misleading)

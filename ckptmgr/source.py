@@ -1,13 +1,13 @@
 """Anything that hands out named tensors: state in memory, one file, a whole checkpoint, or a view of one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 
 from ckptmgr.box import Box
-from ckptmgr.layout import Extent, Path
+from ckptmgr.layout import Extent, Part, Path
 from ckptmgr.spec import TensorSpec
 from ckptmgr.step import JSON
 from ckptmgr.storage import Folder
@@ -75,6 +75,22 @@ class Replaceable(Protocol):
 
     def is_same(self) -> bool:
         """Whether they are still those that were opened. What was read before this is then of them alone."""
+
+
+@runtime_checkable
+class Streamed(Protocol):
+    """A source that hands out raw bytes itself, of one part of a layout after another, in the layout's order."""
+
+    def buffers(self, part: Part, most: int) -> Iterable[np.ndarray[Any, Any]]:
+        """The part's little-endian C-order bytes, in buffers of at most ``most`` bytes. They stay as they are while held."""
+
+
+@runtime_checkable
+class Summed(Protocol):
+    """A source whose files have other checksums of their tensors than a crc32c."""
+
+    def crc32(self, name: str) -> int | None:
+        """The crc32 of the tensor's raw little-endian C-order bytes, as its file tells it; None if it does not."""
 
 
 @runtime_checkable

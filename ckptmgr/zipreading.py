@@ -110,6 +110,10 @@ class Archive:
             member.name: None if member.is_deflated else self.base + start for member, start in zip(members, starts, strict=True)
         }
 
+    def data_start(self, name: str) -> int:
+        """Where in the file a member's bytes start, as they are stored. Raises like `place`."""
+        return self.base + self._starts([self.members[name]])[0]
+
     def read(self, name: str, most: int, *, inflated: int = MAX_INFLATED_NBYTES, may_lack_crc32: bool = False) -> bytes:
         """All bytes of a member of at most that many, compared with its crc32; of at most ``inflated`` if it is compressed.
 
@@ -177,11 +181,13 @@ class Archive:
         return _read(self.folder, self.file, self.base + offset, nbytes, self.origin)
 
 
-def open_archive(folder: Folder, file: str, origin: Origin, *, window: tuple[int, int] | None = None) -> Archive:
+def open_archive(
+    folder: Folder, file: str, origin: Origin, *, window: tuple[int, int] | None = None, free_nbytes: int = _SMALL_NBYTES
+) -> Archive:
     """The archive in a file, of which only the directory is read; folders in it are left out.
 
     ``window``: offset and size of the archive, if it is a part of the file that is known to be there.
-    ``origin`` makes the errors.
+    ``origin`` makes the errors. Members of at most ``free_nbytes`` may be compressed to any size.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -202,7 +208,7 @@ def open_archive(folder: Folder, file: str, origin: Origin, *, window: tuple[int
     except (struct.error, ValueError) as error:
         raise origin.corrupt(f"the archive's directory is damaged: {error}") from error
     for entry, mode in entries:
-        _check(entry, mode, origin)
+        _check(entry, mode, origin, free_nbytes)
         if entry.name in found:
             raise origin.corrupt("two members have this name", entry.name)
         found[entry.name] = entry
@@ -300,7 +306,7 @@ def _is_named(raw: bytes, flags: int, name: str) -> bool:
         return False
 
 
-def _check(member: Member, mode: int, origin: Origin) -> None:
+def _check(member: Member, mode: int, origin: Origin, free_nbytes: int) -> None:
     name = member.name
     parts = name.removesuffix("/").split("/")
     # A colon is common in the name of a run, and leads out only behind the letter of a drive.
@@ -310,7 +316,7 @@ def _check(member: Member, mode: int, origin: Origin) -> None:
         raise origin.unsafe("it is a link", name)
     if member.flags & _ENCRYPTED:
         raise origin.corrupt("it is encrypted", name)
-    if member.nbytes > max(_SMALL_NBYTES, _MAX_RATIO * member.stored):
+    if member.nbytes > max(free_nbytes, _MAX_RATIO * member.stored):
         raise origin.unsafe(f"it is a bomb: {member.nbytes} bytes in {member.stored}", name)
 
 

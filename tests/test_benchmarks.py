@@ -31,6 +31,7 @@ SIZES = {
     "tf_bundle": {"nbytes": 1 << 20, "count": 30},
     "hdf5": {"nbytes": 1 << 20, "count": 30},
     "cloud": {"nbytes": 17 << 20},
+    "convert": {"nbytes": 1 << 20},
 }
 QUICK = ["safetensors.numpy", "h5py", "numpy.savez", "nobody"]  # the others take seconds to import
 ALL = ["safetensors.torch", "torch.save", "torch DCP", "Orbax", "tf.train.Checkpoint", "Keras weights.h5"]

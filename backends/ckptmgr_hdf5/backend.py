@@ -7,9 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
-from ckptmgr.backend import JSON, Contents, Folder, Layout, TensorSource
+from ckptmgr.backend import JSON, Contents, Folder, Layout, LeftOut, TensorSource
 from ckptmgr.errors import shown
 from ckptmgr_hdf5 import filesets, generic, keras_describing, keras_filesets, keras_writing, opening
+from ckptmgr_hdf5.keras_carried import KERAS, KEYS
 from ckptmgr_hdf5.keras_writing import SUFFIXES, Form
 
 _FORMS: Mapping[str, Form] = {  # that a copy of each kind of Keras' files has
@@ -66,6 +67,18 @@ class HDF5Backend:
         if self.form == "generic":
             return generic.layout(contents, stem=stem, align=align)
         return keras_writing.layout(contents, form=self.form, stem=stem, align=align, template=self.template)
+
+    def for_file(self, name: str) -> "HDF5Backend":
+        """For ``.keras`` and ``.weights.h5`` the form of Keras' that ends so; itself for all others."""
+        endings = {suffix: form for form, suffix in SUFFIXES.items() if suffix != ".h5" and name.endswith(suffix)}
+        return replace(self, form=endings[max(endings, key=len)]) if endings and self.form == "generic" else self
+
+    def left_out(self, contents: Contents) -> LeftOut:
+        """Nothing in the generic form; in Keras' forms all that is not of Keras."""
+        if self.form == "generic":
+            return LeftOut()
+        blobs = frozenset() if self.form == "keras" else frozenset(contents.blobs)
+        return LeftOut(frozenset(contents.metadata.keys() - {KERAS, *KEYS}), blobs)
 
     def recognizes(self, path: str, head: bytes, siblings: Collection[str]) -> bool:
         """By the signature of HDF5 (behind a user block, too), or by what Keras writes first; a folder by the names in it."""

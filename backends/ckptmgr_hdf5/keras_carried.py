@@ -16,7 +16,7 @@ from ckptmgr_hdf5.keras_trees import TOP_LEVEL, Legacy, Release
 KERAS = "keras"  # the key in the metadata
 MODEL_CONFIG, TRAINING_CONFIG = "model_config", "training_config"
 CONFIG, ARCHIVE_METADATA = "config", "archive_metadata"
-_KEYS = (MODEL_CONFIG, TRAINING_CONFIG, CONFIG, ARCHIVE_METADATA)
+KEYS = (MODEL_CONFIG, TRAINING_CONFIG, CONFIG, ARCHIVE_METADATA)
 _WEIGHTS, OPTIMIZER = "model_weights", "optimizer_weights"
 
 
@@ -46,7 +46,7 @@ class Carried:
             ValueError: it is not as an opened file has it.
             Underivable: there is only a config, and it does not tell the path of one of the names.
         """
-        texts = {key: text for key in _KEYS if isinstance(text := metadata.get(key), str)}
+        texts = {key: text for key in KEYS if isinstance(text := metadata.get(key), str)}
         found = metadata.get(KERAS)
         if found is None:
             config = texts.get(CONFIG, texts.get(MODEL_CONFIG))

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ckptmgr.backend import Contents, Folder, Layout, StepInfo, TensorSource
+from ckptmgr.backend import Contents, Folder, Layout, LeftOut, StepInfo, TensorSource
 from ckptmgr.errors import CorruptCheckpointError
 from ckptmgr_tf_bundle import locate, statefile, writing
 from ckptmgr_tf_bundle.bundle import open_bundle
@@ -57,6 +57,10 @@ class TFBundleBackend:
             ValueError: metadata that is no JSON, or a tensor that is given twice.
         """
         return writing.layout(contents, stem=stem, is_object_based=self.form == "object", with_counter=self.save_counter)
+
+    def left_out(self, contents: Contents) -> LeftOut:
+        """Blobs that are no variants, and an object graph that is not that of these names."""
+        return LeftOut(blobs=writing.left_out(contents, is_object_based=self.form == "object"))
 
     def recognizes(self, path: str, head: bytes, siblings: Collection[str]) -> bool:
         """By the names of a checkpoint's files, an index also by how its first entry begins; a folder by the names in it."""

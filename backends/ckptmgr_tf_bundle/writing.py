@@ -75,6 +75,17 @@ def layout(contents: Contents, *, stem: str, is_object_based: bool, with_counter
     return _files(contents, stem, keys, aliases, literals)
 
 
+def left_out(contents: Contents, *, is_object_based: bool) -> frozenset[str]:
+    """The names of blobs that a checkpoint of these contents would not have. Raises as `layout` does."""
+    strings, held = _held(contents)
+    variants = [name for name, blob in contents.blobs.items() if name != GRAPH_KEY and literal.from_blob(blob)]
+    paths = _paths(contents, [*held, *strings, *contents.aliases, *variants])
+    paths |= {name: path for name, (path, _) in _plain(contents).items()}
+    _, graph = _keys(contents, paths, is_object_based, COUNTER)
+    kept = {*variants, *([GRAPH_KEY] if graph is not None and graph == contents.blobs.get(GRAPH_KEY) else [])}
+    return frozenset(contents.blobs.keys() - kept)
+
+
 def _held(contents: Contents) -> tuple[dict[str, Part], dict[str, list[Part]]]:
     """String tensors by name, and of each other tensor its parts; all of them can be held."""
     strings: dict[str, Part] = {}

@@ -45,6 +45,7 @@ OTHERS = {  # what no backend may take for its own, but the one of that name
     "zeros": ("zeros.bin", bytes(HEAD_NBYTES)),
     "noise": ("noise.bin", np.random.default_rng(5).bytes(HEAD_NBYTES)),
     "hdf5": ("model.h5", b"\x89HDF\r\n\x1a\n" + bytes(88)),
+    "npz": ("w.npz", b"PK\x03\x04" + bytes(22) + b"\x05\x00\x00\x00w.npy"),
     "tf_bundle": ("cp.ckpt.index", b"\x00\x00\x06\x08\x01\x1a\x02\x08\x01\x00\x01\x0e"),
     "safetensors": ("model.safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "),
 }

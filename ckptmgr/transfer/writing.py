@@ -21,7 +21,7 @@ from ckptmgr.box import Box
 from ckptmgr.checksum import combine, crc32, crc32c
 from ckptmgr.errors import SaveError
 from ckptmgr.layout import Digests, FileLayout, Late, Layout, Part
-from ckptmgr.source import TensorSource
+from ckptmgr.source import Streamed, TensorSource
 from ckptmgr.spec import PACKED_BITS, USED_BITS, TensorSpec
 from ckptmgr.storage import Folder, ParallelStore
 from ckptmgr.transfer.lanes import Lane, share
@@ -66,6 +66,7 @@ def write(
     progress: Progress | None = None,
     known: Mapping[str, tuple[WrittenFile, Digests]] | None = None,
     meanwhile: Callable[[_Files], object] | None = None,
+    check: Callable[[_Files], object] | None = None,
 ) -> Written:
     """Writes the layout's files into the folder, in order, with the source's tensors in their places.
 
@@ -73,9 +74,10 @@ def write(
 
     Each file is durable before the next is begun, but for a store that is better with several at once, which all but the last
     may be. If this raises, the files it was at do not appear; those before them stay. The source is asked for slices of at most
-    one window at a time. ``progress`` is called in this thread.
+    one window at a time, or if it is `Streamed` for the bytes of one part after another. ``progress`` is called in this thread.
     ``meanwhile`` is called with all digests as soon as they are made, mostly in another thread while the store makes the last
-    file durable; it has returned when this does, and what it raises ends the write.
+    file durable; it has returned when this does, and what it raises ends the write. ``check`` is called with all digests before
+    the last file can appear: if it raises, that file never does.
 
     Raises:
         SaveError: a tensor is not of the announced dtype and shape any more.
@@ -90,8 +92,8 @@ def write(
     total = sum(size or 0 for _, size in new)
     tally = Tally(progress, total, "stage", "checksum")
     done = _Done({name: file for name, (file, _) in known.items()}, {name: digests for name, (_, digests) in known.items()})
-    writer = _Writer(folder, layout, source, tally, done, meanwhile)
-    abreast = _abreast(folder, new)
+    writer = _Writer(folder, layout, source, tally, done, meanwhile, check)
+    abreast = _abreast(folder, source, new)
     if abreast:
         share(abreast, writer.write, writer.workers)
     writer.write(iter(new[len(abreast) :]))
@@ -104,9 +106,9 @@ def write(
     return Written(files, digests, Stats(sum(file.nbytes for file in files.values()), seconds, phases))
 
 
-def _abreast(folder: Folder, files: Sequence[_Sized]) -> Sequence[_Sized]:
+def _abreast(folder: Folder, source: TensorSource, files: Sequence[_Sized]) -> Sequence[_Sized]:
     """Those of the files that may be written at once: nothing in them comes from other files, and the last is last."""
-    if not isinstance(folder.store, ParallelStore) or len(files) < 3:
+    if not isinstance(folder.store, ParallelStore) or isinstance(source, Streamed) or len(files) < 3:
         return []
     return [*itertools.takewhile(lambda each: not any(isinstance(piece, Late) for piece in each[0].pieces), files[:-1])]
 
@@ -129,11 +131,12 @@ class _Writer:
         tally: Tally,
         done: _Done,
         meanwhile: Callable[[_Files], object] | None,
+        check: Callable[[_Files], object] | None,
     ) -> None:
         self._folder, self._source, self._tally, self._done = folder, source, tally, done
         self._kinds = layout.digests
-        self._last = layout.files[-1] if layout.files and meanwhile is not None else None
-        self._meanwhile = meanwhile
+        self._last = layout.files[-1] if layout.files else None
+        self._meanwhile, self._check = meanwhile, check
         self._is_short = tally.total <= min(folder.store.window_nbytes, _SHORT_NBYTES)
         self._turn = threading.Lock()
         self.workers = folder.store.files if isinstance(folder.store, ParallelStore) else 1
@@ -151,6 +154,8 @@ class _Writer:
         sums = _Sums(len(file.pieces), self._kinds, lane, is_short=self._is_short)
         late = functools.partial(_build, file.name, digests, sums)
         windows = _windows(file, self._source, self._folder.store.window_nbytes, late)
+        if self._check is not None and planned is self._last:
+            windows = _then(windows, functools.partial(sums.told, self._check, digests, file.name))
         if self._meanwhile is not None and planned is self._last:
             windows = _then(windows, functools.partial(sums.then, self._meanwhile, digests, file.name))
         self._folder.put(file.name, _taken(windows, self._turn, sums, tally), nbytes)
@@ -192,7 +197,8 @@ def _windows(file: FileLayout, source: TensorSource, most: int, late: Callable[[
     """A file's bytes in windows of at most ``most`` bytes. What comes before a late piece is handed out before it is built."""
     window = _Window([], [], [])
     filled = 0
-    for start, stop in _stretches(file, most):
+    stream = source if isinstance(source, Streamed) else None
+    for start, stop in _stretches(file, most) if stream is None else itertools.pairwise(range(len(file.pieces) + 1)):
         piece = file.pieces[start]
         is_many = stop - start > 1
         if filled and (is_many or isinstance(piece, Late)):
@@ -202,7 +208,9 @@ def _windows(file: FileLayout, source: TensorSource, most: int, late: Callable[[
             buffers = _arrays(cast(Sequence[Part], file.pieces[start:stop]), source)
             yield _Window(buffers, [*range(start, stop)], [buffer.nbytes for buffer in buffers])
             continue
-        for buffer in _buffers(late(piece, start) if isinstance(piece, Late) else piece, source, most):
+        if isinstance(piece, Late):
+            piece = late(piece, start)
+        for buffer in stream.buffers(piece, most) if stream and isinstance(piece, Part) else _buffers(piece, source, most):
             nbytes = buffer.nbytes
             if filled and (filled + nbytes > most or len(window.sizes) == BUFFERS):
                 yield window
@@ -314,6 +322,10 @@ class _Sums:
     def then(self, call: Callable[[_Files], object], before: _Files, file: str) -> None:
         """Has ``call`` made with these digests and those of this file, when the last of them is made."""
         self._lane.submit(lambda: call({**before, file: self._pieces}))
+
+    def told(self, call: Callable[[_Files], object], before: _Files, file: str) -> None:
+        """Makes ``call`` with these digests and those of this file, now, when all of them are made."""
+        call({**before, file: self.digests()})
 
     def _add(self, window: _Window) -> None:
         started = time.perf_counter()

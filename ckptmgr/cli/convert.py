@@ -1,0 +1,91 @@
+"""``ckptmgr convert``: a checkpoint of one format becomes one of another."""
+
+from typing import Annotated
+
+import typer
+
+from ckptmgr import CheckpointManager, ConvertReport, StepNaming, convert
+from ckptmgr.cli.output import AsJSON, Report, counted, emit, emit_json, progress, size, usage
+from ckptmgr.cli.target import DEFAULT_NAMING, Template, checkpoint
+
+Source = Annotated[
+    str, typer.Argument(metavar="SRC", help="A run, a step's folder, or a checkpoint of any tool.", show_default=False)
+]
+Destination = Annotated[
+    str, typer.Argument(metavar="DST", help="A new file, a folder ending in '/', or with --step a run.", show_default=False)
+]
+To = Annotated[
+    str | None, typer.Option("--to", metavar="FORMAT", help="The new format; by default what DST ends in.", show_default=False)
+]
+FromStep = Annotated[
+    int | None, typer.Option("--from-step", min=0, help="A step of the run SRC; by default the newest.", show_default=False)
+]
+Step = Annotated[int | None, typer.Option("--step", min=0, help="Commit it as this step of the run DST.", show_default=False)]
+Select = Annotated[list[str] | None, typer.Option("--select", metavar="GLOB", help="Take only these names.", show_default=False)]
+Rename = Annotated[
+    list[str] | None,
+    typer.Option("--rename", metavar="OLD=NEW", help="What names begin with, and should begin with.", show_default=False),
+]
+Cast = Annotated[
+    list[str] | None, typer.Option("--cast", metavar="GLOB=DTYPE", help="New dtypes for these names.", show_default=False)
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at DST.")]
+
+
+def convert_checkpoint(
+    src: Source,
+    dst: Destination,
+    to: To = None,
+    from_step: FromStep = None,
+    step: Step = None,
+    select: Select = None,
+    rename: Rename = None,
+    cast: Cast = None,
+    overwrite: Overwrite = False,
+    template: Template = DEFAULT_NAMING,
+    as_json: AsJSON = False,
+) -> None:
+    """Write a checkpoint in another format, or as a step of a run, and tell what became of everything in it.
+
+    What is written has been compared with the checksums of SRC before it appears. Options of lists may be given several times.
+    """
+    rules = [_pair("--rename", rule) for rule in rename or ()]
+    dtypes = dict(_pair("--cast", each) for each in cast or ())
+    with checkpoint(src, from_step, template) as opened, progress("convert") as shown, usage("convert"):
+        where = dst if step is None else _run(dst, to, template, shown)
+        report = convert(
+            opened,
+            where,
+            to=to if step is None else None,
+            step=step,
+            rename=rules,
+            select=select or None,
+            cast=dtypes,
+            overwrite=overwrite,
+            progress=shown,
+        )
+    if as_json:
+        emit_json(report.to_json())
+    else:
+        _emit(report)
+
+
+def _run(url: str, to: str | None, template: str, shown: Report | None) -> CheckpointManager:
+    return CheckpointManager(url, backend=to or "safetensors", naming=StepNaming(template), progress=shown)
+
+
+def _pair(option: str, text: str) -> tuple[str, str]:
+    old, equals, new = text.partition("=")
+    if not equals or not old:
+        raise typer.BadParameter(f"{text!r} is no pair with '=' between", param_hint=option)
+    return old, new
+
+
+def _emit(report: ConvertReport) -> None:
+    for line in str(report).splitlines():
+        emit(line)
+    seconds = report.stats.seconds
+    speed = f", {size(int(report.nbytes / seconds))}/s" if seconds > 0 else ""
+    emit(f"{counted(len(report.files), 'file')}, {size(report.nbytes)} of tensors in {seconds:.1f} s{speed}")
+    for file in report.files:
+        emit(f"  {file}")
