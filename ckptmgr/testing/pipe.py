@@ -26,7 +26,7 @@ class ForwardStore:
         return Stored(nbytes)
 
     def __getattr__(self, name: str) -> NoReturn:
-        raise AssertionError(f"writing a layout must not need {name!r} of the store")
+        raise AttributeError(f"writing a layout must not need {name!r} of the store")
 
 
 def _bytes(buffer: Buffer) -> Any:
