@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ckptmgr.cli import copying, demo, listing, retain, show, verify
+from ckptmgr.cli import copying, demo, listing, report, retain, show, verify
 from ckptmgr.cli.output import complain, emit
 from ckptmgr.errors import CheckpointError, MissingDependencyError
 
@@ -45,6 +45,7 @@ app.command("ls")(listing.list_steps)
 app.command("show")(show.show)
 app.command("verify")(verify.verify)
 app.command("cp")(copying.copy)
+app.command("report")(report.report)
 app.command("gc")(retain.collect)
 app.command("pin")(retain.pin)
 app.command("unpin")(retain.unpin)
