@@ -35,14 +35,30 @@ FLOORS = [
     {"nearest", "converting"},
     {"background", "tiers"},
     {FACE},
-    {"testing"},
+    {"testing", "report"},
     {"cli", "integrations"},
 ]
 FLOOR = {place: number for number, places in enumerate(FLOORS) for place in places}
 # An import in a function is paid only by who calls it: for frameworks that may be there or not, and for the demo's data.
-LAZY = {"ckptmgr/arrays.py", "ckptmgr/groups.py", "ckptmgr/cli/demo.py", "backends/ckptmgr_tf_bundle/table.py"}
+LAZY = {
+    "ckptmgr/arrays.py",
+    "ckptmgr/groups.py",
+    "ckptmgr/cli/demo.py",
+    "ckptmgr/report/rendering.py",
+    "backends/ckptmgr_tf_bundle/table.py",
+}
 FRAMEWORKS = {"torch", "jax", "tensorflow", "keras", "cupy", "mlx", "typer", "rich", "pytest", "hypothesis", "sklearn"}
-OPTIONAL = {"h5py", "cramjam", "obstore", "s3fs", "gcsfs", "adlfs", "botocore"}  # what some files, or some storage, need
+OPTIONAL = {
+    "h5py",
+    "cramjam",
+    "obstore",
+    "s3fs",
+    "gcsfs",
+    "adlfs",
+    "botocore",
+    "jinja2",
+    "plotly",
+}  # what some files, or some storage, need
 FOR_BACKENDS = {"ckptmgr.backend", "ckptmgr.errors"}
 CODE_RUNNERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "code", "codeop"}
 
