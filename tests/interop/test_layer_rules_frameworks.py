@@ -9,6 +9,7 @@ from frameworks import keras, torch
 
 import ckptmgr
 from ckptmgr import Layers, Rules, convert, open_checkpoint
+from ckptmgr_hdf5 import HDF5Backend
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file:UserWarning"),
@@ -80,7 +81,8 @@ def test_a_net_of_keras_gives_the_same_in_torch_and_comes_back_to_the_bit(tmp_pa
     rule = Layers("keras-to-torch", layers=names if ending == "weights.h5" else {})
 
     convert(start, tmp_path / "model.pt", to="torch", rename=rule)
-    convert(tmp_path / "model.pt", back, rename=Rules.inverted_from(tmp_path / "model.pt"))
+    form = HDF5Backend("keras-legacy") if ending == "h5" else None  # that ending alone is any HDF5
+    convert(tmp_path / "model.pt", back, to=form, rename=Rules.inverted_from(tmp_path / "model.pt"))
 
     net = torch_net()
     net.load_state_dict(torch.serialization.load(tmp_path / "model.pt", weights_only=True))
