@@ -47,6 +47,8 @@ from ckptmgr.retention import (
     Retention,
     Verdict,
 )
+from ckptmgr.rules import Exact, Glob, Layers
+from ckptmgr.rulesets import Rules
 from ckptmgr.spec import PackedArray, TensorSpec
 from ckptmgr.step import StepInfo
 from ckptmgr.swapping import swap_weights
@@ -66,7 +68,9 @@ __all__ = [
     "ConvertedTensor",
     "Copied",
     "CorruptCheckpointError",
+    "Exact",
     "FormatVersionError",
+    "Glob",
     "Group",
     "KeepAll",
     "KeepBest",
@@ -75,6 +79,7 @@ __all__ = [
     "KeepEveryInterval",
     "KeepLast",
     "KeepWithin",
+    "Layers",
     "Mismatch",
     "MissingDependencyError",
     "PackedArray",
@@ -84,6 +89,7 @@ __all__ = [
     "RestoreReport",
     "Restored",
     "Retention",
+    "Rules",
     "SaveError",
     "SaveStats",
     "Skipped",

@@ -24,14 +24,15 @@ from ckptmgr.errors import CorruptCheckpointError, UnsupportedTensorError, shown
 from ckptmgr.files import open_checkpoint, target
 from ckptmgr.layout import Contents, Digests, Layout, Part, pack
 from ckptmgr.manager import STEM, CheckpointManager
-from ckptmgr.renaming import Rule
+from ckptmgr.rulesets import RECORD, Given, Rules
 from ckptmgr.saving import ALIGN, Plan, Prepared
 from ckptmgr.source import Replaceable, Summed, TensorSource
 from ckptmgr.spec import TensorSpec, numpy_dtype
+from ckptmgr.staging import Stages, staged
 from ckptmgr.storage import Folder
 from ckptmgr.streaming import BUDGET_NBYTES, Stream, check_unchanged
 from ckptmgr.strings import string_values
-from ckptmgr.structure import Structure, structure
+from ckptmgr.structure import Structure
 from ckptmgr.transfer import Progress, Stats
 from ckptmgr.tree import Flat
 from ckptmgr.views import Recast, Renamed
@@ -43,7 +44,7 @@ def convert(
     *,
     to: str | Backend | None = None,
     step: int | None = None,
-    rename: Sequence[Rule] = (),
+    rename: "Given | Sequence[Given]" = (),
     select: Sequence[str] | str | None = None,
     cast: Mapping[str, str] | None = None,
     overwrite: bool = False,
@@ -62,7 +63,9 @@ def convert(
         to: name of an installed format or a `Backend`; by default what the ending of ``dst`` says, or the manager's own. An
             ending may also tell the form: ``.keras`` and ``.weights.h5`` are files of Keras'.
         step: commit it as this step of the run at ``dst``.
-        rename: rules for names, as in `Checkpoint.restore`.
+        rename: rules for names and layers, one after another: pairs and functions as in `Checkpoint.restore`, exact names as a
+            dict, `Layers`, the name of a built-in set such as ``"keras-to-torch"``, the path of a rule file, or `Rules`. What
+            they did is kept in the metadata: `Rules.inverted_from` undoes it.
         select: globs on the new names; only what one of them matches is converted.
         cast: new dtypes, by globs on the new names; the first that matches counts.
         overwrite: whether a checkpoint at ``dst`` may be replaced.
@@ -82,8 +85,8 @@ def convert(
         FileExistsError: there is a checkpoint at ``dst`` and ``overwrite`` is not set (`StepExistsError` for a step).
         UnsupportedTensorError: the format cannot hold one of the tensors exactly; names it.
         CorruptCheckpointError: the source is damaged, or was changed meanwhile; names file and tensor.
-        ValueError: a glob that matches nothing, rules that give two values one name, an ending that is of no format, a source
-            that would be overwritten by itself.
+        ValueError: a glob or rule that matches nothing, rules that give two values one name, layers of no known kind, an
+            ending that is of no format, a source that would be overwritten by itself.
         OSError: the storage failed.
     """
     with ExitStack() as stack:
@@ -92,7 +95,9 @@ def convert(
             opened = stack.enter_context(open_checkpoint(opened, backend=backend, storage_options=source_options))
         stack.enter_context(opened.explained())
         place = _place(dst, to, step, storage_options, progress, max_file_nbytes)
-        job = _Job(opened, place, rename, select, cast or {})
+        rules = Rules.of(rename)
+        asked = Rules((), None if select is None else tuple([select] if isinstance(select, str) else select), cast)
+        job = _Job(opened, place, rules.joined(asked))
         return job.run(overwrite=overwrite, max_file_nbytes=max_file_nbytes, budget=budget, progress=progress)
 
 
@@ -160,16 +165,16 @@ class _Job:
 
     opened: Checkpoint
     place: _Place
-    rename: Sequence[Rule]
-    select: Sequence[str] | str | None
-    cast: Mapping[str, str]
+    rules: Rules
     sums: dict[str, Sums] = field(default_factory=dict)
 
     def run(self, *, overwrite: bool, max_file_nbytes: int | None, budget: int, progress: Progress | None) -> ConvertReport:
         started = time.perf_counter()
         bags, unread = carrying.baggage(self.opened)
-        shape = structure(self.opened.source, self.opened.skeleton, self.rename, self.select)
-        source = self._view(shape)
+        stages = staged(self.opened.source, self.opened.skeleton, self.rules.rules, self.rules.select)
+        if stages.record is not None:
+            bags = replace(bags, metadata={**bags.metadata, RECORD: stages.record})
+        shape, source = stages.shape, self._view(stages)
         contents, bags, account = self._contents(shape, source, bags, max_file_nbytes)
         account.lost.update(unread)
         layout = self.place.backend.layout(contents, stem=self.place.stem, align=ALIGN)
@@ -194,12 +199,12 @@ class _Job:
             plan = Plan(flat, layout, stream, check)
             files = self._write(plan, bags, overwrite=overwrite, progress=progress)
         stats = Stats(sum(spec.nbytes for spec in source.specs.values()), time.perf_counter() - started, {})
-        return self._report(shape, source, account, files, stats)
+        return self._report(stages, source, account, files, stats)
 
-    def _view(self, shape: Structure) -> TensorSource:
+    def _view(self, stages: Stages) -> TensorSource:
         """The source as it is to be written: this is where further views go."""
-        source: TensorSource = Renamed(self.opened.source, shape.names)
-        dtypes = _dtypes(self.cast, source.specs)
+        source: TensorSource = Renamed(stages.source, stages.shape.names)
+        dtypes = _dtypes(self.rules.cast or {}, source.specs)
         return Recast(source, dtypes) if dtypes else source
 
     def _contents(
@@ -257,15 +262,18 @@ class _Job:
         return [f"{info.path}/{file.name}" for file in plan.layout.files]
 
     def _report(
-        self, shape: Structure, source: TensorSource, account: Account, files: Sequence[str], stats: Stats
+        self, stages: Stages, source: TensorSource, account: Account, files: Sequence[str], stats: Stats
     ) -> ConvertReport:
-        own = Renamed(self.opened.source, shape.names)
+        shape = stages.shape
+        own = Renamed(stages.source, shape.names)
         tensors = []
         for name, spec in source.specs.items():
             before, after, note = self.sums.get(name, Sums(None, None, STRING))
             if spec.dtype != own.specs[name].dtype:
                 before, note = comparing.told(own.extents(name), own.specs[name]), f"cast {own.specs[name].dtype} to {spec.dtype}"
-            tensors.append(ConvertedTensor(shape.names[name], name, spec.dtype, spec.shape, spec.nbytes, before, after, note))
+            if changed := stages.note(name):
+                note = f"{changed}, {note}" if spec.dtype != own.specs[name].dtype else changed
+            tensors.append(ConvertedTensor(stages.origin(name), name, spec.dtype, spec.shape, spec.nbytes, before, after, note))
         held = (["state tree"] if shape.skeleton is not None and "state tree" not in account.lost else []) + account.held
         return ConvertReport(
             source=self.opened.location,
@@ -279,7 +287,7 @@ class _Job:
             held=tuple(held),
             carried=tuple(account.carried),
             lost=dict(account.lost),
-            left_out=tuple(shape.left_out),
+            left_out=tuple(stages.left_out),
             stats=stats,
         )
 

@@ -13,6 +13,7 @@ _SHOWN = 5
 @dataclass(frozen=True, slots=True)
 class ConvertedTensor:
     """One tensor. ``source`` and ``name`` are what it is called there and here, ``dtype`` and ``shape`` what it is here.
+    A rule for layers may make one of several, whose names then have ``+`` between, or of none.
 
     ``crc32c`` is that of its raw bytes here, and ``source_crc32c`` there: None where the source's format has none. ``note`` says
     why the two are not equal, or not known: ``""`` if they are.
@@ -75,7 +76,7 @@ class ConvertReport:
 
     @property
     def _renamed(self) -> list[ConvertedTensor]:
-        return [tensor for tensor in self.tensors if tensor.source != tensor.name]
+        return [tensor for tensor in self.tensors if tensor.source not in ("", tensor.name)]
 
     def to_json(self) -> dict[str, JSON]:
         """All of it as plain JSON."""

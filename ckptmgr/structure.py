@@ -62,7 +62,7 @@ def structure(
     names |= {name: own for name, own in strangers.items() if name in selection}
     if skeleton is None or rules or select is not None:
         is_plain = skeleton is None and set(new) == {(name,) for name in new.values()}
-        skeleton = None if is_plain and len(found) == len(new) else _encoded(None if tree is _DROPPED else tree, (), new)
+        skeleton = None if is_plain and len(found) == len(new) else encoded(None if tree is _DROPPED else tree, (), new)
     told = paths_of(source)
     paths = {new[path]: path for path in new} | {name: told[name] for name in source.blobs if name in told}
     scalars = {path: leaf for path, leaf in found.items() if leaf is not None and is_scalar(leaf)}
@@ -100,11 +100,11 @@ def _selected(tree: Any, path: Path, selection: Selection) -> Any:
     return type(tree)(kept.values())
 
 
-def _encoded(tree: Any, path: Path, names: Mapping[Path, str]) -> JSON:
+def encoded(tree: Any, path: Path, names: Mapping[Path, str]) -> JSON:
     """The skeleton of a decoded one, with new names for its tensors."""
     inner = children(tree)
     if inner is not None:
-        nodes = [(key, _encoded(value, (*path, key), names)) for key, value in inner]
+        nodes = [(key, encoded(value, (*path, key), names)) for key, value in inner]
         if type(tree) is Fields:
             return {"$namedtuple": "fields", "fields": dict(nodes)}
         if isinstance(tree, dict):

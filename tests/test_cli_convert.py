@@ -49,6 +49,21 @@ def test_a_file_becomes_a_step_with_other_names_and_dtypes(run: Path, tmp_path: 
     assert state["model"]["w"].tolist() == [1.0, 1.0, 1.0]
 
 
+def test_rules_come_from_a_file_or_a_built_in_set(run: Path, tmp_path: Path) -> None:
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[[rule]]\nglob = "net/w"\nto = "fc/kernel"\n[cast]\n"*" = "float16"\n')
+    ckptmgr.save(tmp_path / "keras.npz", {"fc": {"kernel": np.ones((2, 3))}}, backend="npz")
+
+    from_file = call(run, tmp_path / "a.npz", "--rules", rules)
+    from_set = call(tmp_path / "keras.npz", tmp_path / "b.npz", "--rules", "keras-to-torch", "--rename", "fc.=head.")
+
+    assert (from_file.exit_code, from_set.exit_code) == (0, 0), from_file.output + from_set.output
+    assert ckptmgr.load(tmp_path / "a.npz")["fc"]["kernel"].dtype == np.float16
+    assert ckptmgr.load(tmp_path / "b.npz")["head.weight"].shape == (3, 2)
+    assert call(run, tmp_path / "c.npz", "--rules", tmp_path / "none.toml").exit_code == 1
+    assert call(run, tmp_path / "c.npz", "--rules", "keras").exit_code in (1, 2)
+
+
 def test_what_is_there_stays_and_the_exit_code_tells(run: Path, tmp_path: Path) -> None:
     call(run, tmp_path / "b.h5", "--from-step", 1)
 

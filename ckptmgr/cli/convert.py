@@ -26,6 +26,12 @@ Rename = Annotated[
     list[str] | None,
     typer.Option("--rename", metavar="OLD=NEW", help="What names begin with, and should begin with.", show_default=False),
 ]
+RuleSets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rules", metavar="FILE", help="A file of rules, TOML or YAML, or a set such as keras-to-torch.", show_default=False
+    ),
+]
 Cast = Annotated[
     list[str] | None, typer.Option("--cast", metavar="GLOB=DTYPE", help="New dtypes for these names.", show_default=False)
 ]
@@ -40,6 +46,7 @@ def convert_checkpoint(
     step: Step = None,
     select: Select = None,
     rename: Rename = None,
+    rules: RuleSets = None,
     cast: Cast = None,
     overwrite: Overwrite = False,
     template: Template = DEFAULT_NAMING,
@@ -47,9 +54,10 @@ def convert_checkpoint(
 ) -> None:
     """Write a checkpoint in another format, or as a step of a run, and tell what became of everything in it.
 
-    What is written has been compared with the checksums of SRC before it appears. Options of lists may be given several times.
+    What is written has been compared with the checksums of SRC before it appears. Options of lists may be given several times;
+    --rules come before --rename.
     """
-    rules = [_pair("--rename", rule) for rule in rename or ()]
+    pairs = [_pair("--rename", rule) for rule in rename or ()]
     dtypes = dict(_pair("--cast", each) for each in cast or ())
     with checkpoint(src, from_step, template) as opened, progress("convert") as shown, usage("convert"):
         where = dst if step is None else _run(dst, to, template, shown)
@@ -58,9 +66,9 @@ def convert_checkpoint(
             where,
             to=to if step is None else None,
             step=step,
-            rename=rules,
+            rename=[*(rules or ()), *pairs],
             select=select or None,
-            cast=dtypes,
+            cast=dtypes or None,
             overwrite=overwrite,
             progress=shown,
         )
