@@ -81,6 +81,9 @@ class Adoption:
 
     def _adopted(self, known: Foreign) -> StepInfo:
         folder, step = self.run.folder, known.info.step
+        if known.inside:
+            text = f"step {step} has the folder {known.info.path!r} to itself, and other files there: migrate it into another run"
+            raise UnsafeCheckpointError(text, step=step)
         with foreign.explained(folder, known), known.backend.open(folder, known.main) as source:
             content = _content(known, source, folder)
         attempt = commit.begin(folder, self._name(known), step, overwrite=False)
