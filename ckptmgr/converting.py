@@ -28,6 +28,7 @@ from ckptmgr.renaming import Rule
 from ckptmgr.saving import ALIGN, Plan, Prepared
 from ckptmgr.source import Replaceable, Summed, TensorSource
 from ckptmgr.spec import TensorSpec, numpy_dtype
+from ckptmgr.step import StepInfo
 from ckptmgr.storage import Folder
 from ckptmgr.streaming import BUDGET_NBYTES, Stream, check_unchanged
 from ckptmgr.strings import string_values
@@ -96,15 +97,33 @@ def convert(
         return job.run(overwrite=overwrite, max_file_nbytes=max_file_nbytes, budget=budget, progress=progress)
 
 
+def convert_step(
+    opened: Checkpoint,
+    root: Folder,
+    step: int,
+    to: Backend,
+    complete: Callable[[Prepared], StepInfo],
+    *,
+    rename: Sequence[Rule] = (),
+    select: Sequence[str] | str | None = None,
+    cast: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    max_file_nbytes: int | None = None,
+) -> ConvertReport:
+    """Converts an opened checkpoint into a step of the run at ``root``, which ``complete`` writes. Raises as `convert`."""
+    job = _Job(opened, _Place(to, root, STEM, step, complete), rename, select, cast or {})
+    return job.run(overwrite=overwrite, max_file_nbytes=max_file_nbytes, budget=BUDGET_NBYTES, progress=None)
+
+
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where files go: ``stem`` in ``folder``, or a step of the manager's run."""
+    """Where files go: ``stem`` in ``folder``, or a step of the run there, which ``complete`` writes."""
 
     backend: Backend
     folder: Folder
     stem: str
     step: int | None = None
-    manager: CheckpointManager | None = None
+    complete: Callable[[Prepared], StepInfo] | None = None
 
     @property
     def location(self) -> str:
@@ -122,14 +141,14 @@ def _place(
     if isinstance(dst, CheckpointManager):
         if step is None or to is not None:
             raise ValueError("into a manager's run: say step=, and leave out to=, for the manager has a format")
-        return _Place(dst.backend, dst.folder, STEM, step, dst)
+        return _Place(dst.backend, dst.folder, STEM, step, dst.complete)
     if step is None:
         chosen = _chosen(os.fspath(dst), to)
         return _Place(chosen, *target(dst, chosen, options))
     if max_file_nbytes is not None and max_file_nbytes <= 0:
         raise ValueError(f"max_file_nbytes must be a positive number of bytes, not {max_file_nbytes!r}")
     manager = CheckpointManager(dst, backend=to or "safetensors", storage_options=options, progress=progress)
-    return _Place(manager.backend, manager.folder, STEM, step, manager)
+    return _Place(manager.backend, manager.folder, STEM, step, manager.complete)
 
 
 def _chosen(dst: str, to: str | Backend | None) -> Backend:
@@ -248,12 +267,12 @@ class _Job:
 
     def _write(self, plan: Plan, bags: Baggage, *, overwrite: bool, progress: Progress | None) -> list[str]:
         place = self.place
-        if place.manager is None:
+        if place.complete is None:
             with _removed_if_it_fails(place.folder, plan.layout):
                 written = saving.replace(place.folder, plan, place.backend, stem=place.stem, progress=progress)
             return [place.folder.location(entry.name) for entry in written.files]
         assert place.step is not None
-        info = place.manager.complete(Prepared(place.step, plan, bags.metrics, bags.metadata, bags.assets, overwrite))
+        info = place.complete(Prepared(place.step, plan, bags.metrics, bags.metadata, bags.assets, overwrite))
         return [f"{info.path}/{file.name}" for file in plan.layout.files]
 
     def _report(
