@@ -33,7 +33,8 @@ WEIGHTS = ("model", "pytorch_model", "adapter_model", "diffusion_pytorch_model",
 class FileSet(NamedTuple):
     """The files of one checkpoint of a run, in the order in which they were written: the last is the one to open.
 
-    They lie in the run's folder itself, or in the one ``inside`` it, with others ``beside`` them.
+    They lie in the run's folder itself, or in the one ``inside`` it, with others ``beside`` them. Where that folder ``is_whole``,
+    it is the checkpoint itself, of a format that is no set of files.
     """
 
     step: int
@@ -42,12 +43,13 @@ class FileSet(NamedTuple):
     files: Mapping[str, Head]
     inside: str = ""
     beside: Mapping[str, Head] = MappingProxyType({})
+    is_whole: bool = False
 
 
 class Foreign(NamedTuple):
     """A step that another tool wrote: its files as they were listed, and what a user sees of it.
 
-    Where it has a folder of its own, that is ``inside`` the run's, and ``beside`` are the other files there.
+    Where it has a folder of its own, that is ``inside`` the run's, and ``beside`` are the other files there; see `FileSet`.
     """
 
     backend: Backend
@@ -55,6 +57,7 @@ class Foreign(NamedTuple):
     info: StepInfo
     inside: str = ""
     beside: Mapping[str, Head] = MappingProxyType({})
+    is_whole: bool = False
 
     @property
     def key(self) -> Hashable:
@@ -63,8 +66,8 @@ class Foreign(NamedTuple):
 
     @property
     def main(self) -> str:
-        """The file to open."""
-        return [*self.files][-1]
+        """The file to open, or ``""`` for the folder."""
+        return "" if self.is_whole else [*self.files][-1]
 
     def place(self, folder: Folder) -> Folder:
         """Where its files lie, in a run of that folder."""
@@ -99,6 +102,11 @@ def folder_sets(
             files = {each: listing[each] for each in names if each in listing}
             beside = {each: head for each, head in listing.items() if each not in files}
             yield FileSet(step, name, backend, files, name, beside)
+        elif not sets:
+            for backend in installed(own) if listing else ():
+                if backend.recognizes(name, b"", listing):
+                    yield FileSet(step, name, backend, dict(listing), name, is_whole=True)
+                    break
 
 
 def file_sets(folder: Folder, naming: StepNaming, files: Mapping[str, Head], own: Backend | None = None) -> Iterator[FileSet]:
@@ -142,7 +150,7 @@ def find(
             text = "step %d is in %r as %r (%s) and as %r (%s): the latter is taken"
             log.warning(text, each.step, folder.location(), *_name(older), *_name(each))
     return [
-        Foreign(each.backend, each.files, _info(folder, each, sequence), each.inside, each.beside)
+        Foreign(each.backend, each.files, _info(folder, each, sequence), each.inside, each.beside, each.is_whole)
         for sequence, each in enumerate(chosen.values(), below - len(chosen))
     ]
 

@@ -19,7 +19,7 @@ from ckptmgr.commit import Attempt
 from ckptmgr.converting import convert_step
 from ckptmgr.convertreport import ConvertReport
 from ckptmgr.copying import Readback, copy_step
-from ckptmgr.errors import SaveError, StepExistsError, StepNotFoundError
+from ckptmgr.errors import SaveError, StepExistsError, StepNotFoundError, UnsafeCheckpointError
 from ckptmgr.finding import Committed, Known, Run
 from ckptmgr.foreign import Foreign
 from ckptmgr.hints import Hints
@@ -156,6 +156,9 @@ class _Move:
         if not self.errand.rules.are_none(known.backend.name):
             with foreign.explained(root, known), open_files(known.backend, known.place(root), known.main) as opened:
                 return self._converted(opened, known)
+        if known.is_whole:
+            text = f"step {known.info.step}, {known.info.path!r}, is a folder of {known.backend.name!r}, which is no set of files"
+            raise UnsafeCheckpointError(f"{text}: say to=, and it is converted", step=known.info.step)
         content = adopting.content_of(root, known)
         lost: dict[str, str] = {}
 
@@ -195,7 +198,7 @@ class _Move:
 
     def _beside(self, known: Known, attempt: Attempt, files: Sequence[FileEntry], lost: dict[str, str]) -> tuple[FileEntry, ...]:
         """What another tool has beside the weights, copied into the attempt; what has no place there is noted as lost."""
-        if isinstance(known, Committed) or not known.inside:
+        if isinstance(known, Committed) or not known.inside or known.is_whole:
             return ()
         lost |= {f"folder {name!r}": _FOLDERS for name in known.place(self.source.folder).list().folders}
         taken = {entry.name for entry in files} | {TREE}

@@ -73,6 +73,15 @@ def test_a_folder_of_several_checkpoints_of_which_none_is_called_the_model_is_no
     assert steps(tmp_path) == []
 
 
+def test_a_folder_that_is_a_checkpoint_by_itself_is_a_step(tmp_path: Path) -> None:
+    for step, last in ((100, ".metadata"), (200, "other")):  # the save of the latter was interrupted
+        (tmp_path / f"step-{step}").mkdir()
+        for name in ("__0_0.distcp", last):
+            (tmp_path / f"step-{step}" / name).write_bytes(b"any")
+
+    assert [(info.step, info.backend) for info in CheckpointManager(tmp_path).steps()] == [(100, "torch_dcp")]
+
+
 def test_a_step_of_ours_is_not_looked_into(tmp_path: Path) -> None:
     naming = StepNaming("checkpoint-{step}")
     write(tmp_path / "checkpoint-5", 5)

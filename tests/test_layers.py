@@ -43,7 +43,16 @@ FLOOR = {place: number for number, places in enumerate(FLOORS) for place in plac
 # An import in a function is paid only by who calls it: for frameworks that may be there or not, and for the demo's data.
 LAZY = {"ckptmgr/arrays.py", "ckptmgr/groups.py", "ckptmgr/cli/demo.py", "backends/ckptmgr_tf_bundle/table.py"}
 FRAMEWORKS = {"torch", "jax", "tensorflow", "keras", "cupy", "mlx", "typer", "rich", "pytest", "hypothesis", "sklearn"}
-OPTIONAL = {"h5py", "cramjam", "obstore", "s3fs", "gcsfs", "adlfs", "botocore"}  # what some files, or some storage, need
+OPTIONAL = {
+    "h5py",
+    "tensorstore",
+    "cramjam",
+    "obstore",
+    "s3fs",
+    "gcsfs",
+    "adlfs",
+    "botocore",
+}  # what some files, or some storage, need
 FOR_BACKENDS = {"ckptmgr.backend", "ckptmgr.errors"}
 CODE_RUNNERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "code", "codeop"}
 
@@ -169,7 +178,7 @@ def test_importing_ckptmgr_loads_no_framework() -> None:
 
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
-    formats = {"ckptmgr_safetensors", "ckptmgr_tf_bundle", "ckptmgr_hdf5", "ckptmgr_torch", "google.protobuf"}
+    formats = {"ckptmgr_safetensors", "ckptmgr_tf_bundle", "ckptmgr_hdf5", "ckptmgr_torch", "ckptmgr_orbax", "google.protobuf"}
     assert set(done.stdout.split()) & (FRAMEWORKS | OPTIONAL | formats) == set()
     assert "ckptmgr.cli" not in done.stdout
 
