@@ -19,6 +19,7 @@ from ckptmgr.errors import (
     CommitUnknownError,
     CorruptCheckpointError,
     FormatVersionError,
+    MigrationError,
     MissingDependencyError,
     SaveError,
     StateMismatchError,
@@ -33,6 +34,8 @@ from ckptmgr.finding import Skipped
 from ckptmgr.group import Group, Solo
 from ckptmgr.manager import CheckpointManager, VerifyReport
 from ckptmgr.matching import Mismatch, RestoreReport
+from ckptmgr.migratereport import Migrated, MigrateReport, NotMigrated
+from ckptmgr.migrating import migrate
 from ckptmgr.naming import StepNaming
 from ckptmgr.pending import PendingSave, SaveStats
 from ckptmgr.retention import (
@@ -80,8 +83,12 @@ __all__ = [
     "KeepLast",
     "KeepWithin",
     "Layers",
+    "MigrateReport",
+    "Migrated",
+    "MigrationError",
     "Mismatch",
     "MissingDependencyError",
+    "NotMigrated",
     "PackedArray",
     "PendingSave",
     "Plan",
@@ -110,6 +117,7 @@ __all__ = [
     "convert",
     "copy",
     "load",
+    "migrate",
     "open_checkpoint",
     "save",
     "swap_weights",

@@ -24,11 +24,11 @@ from ckptmgr.errors import CorruptCheckpointError, StepExistsError, StepNotFound
 from ckptmgr.finding import Committed, Run
 from ckptmgr.foreign import Foreign
 from ckptmgr.layout import Part
-from ckptmgr.manifest import TREE, FileEntry, Manifest, is_plain, this_writer
+from ckptmgr.manifest import ASSET, TREE, FileEntry, Manifest, is_plain, this_writer
 from ckptmgr.source import TensorSource, paths_of
 from ckptmgr.spec import TensorSpec
 from ckptmgr.step import StepInfo
-from ckptmgr.storage import Folder
+from ckptmgr.storage import Folder, Head
 from ckptmgr.transfer import Progress
 from ckptmgr.treefile import Row, TreeFile
 
@@ -81,8 +81,10 @@ class Adoption:
 
     def _adopted(self, known: Foreign) -> StepInfo:
         folder, step = self.run.folder, known.info.step
-        with foreign.explained(folder, known), known.backend.open(folder, known.main) as source:
-            content = _content(known, source, folder)
+        if known.inside:
+            text = f"step {step} has the folder {known.info.path!r} to itself, and other files there: migrate it into another run"
+            raise UnsafeCheckpointError(text, step=step)
+        content = content_of(folder, known)
         attempt = commit.begin(folder, self._name(known), step, overwrite=False)
 
         def manifest(_: int) -> Manifest:
@@ -100,7 +102,7 @@ class Adoption:
             )
 
         with attempt.undone_if_it_fails():
-            entries = _copy(folder, attempt.folder, known, content, self.progress)
+            entries = copy_files(folder, attempt.folder, known, content, self.progress)
             info = attempt.commit(self.run.naming, manifest)
         self.settle()
         if known.is_there(folder):
@@ -154,7 +156,7 @@ class _Region(NamedTuple):
     crc32c: int | None
 
 
-class _Content(NamedTuple):
+class Content(NamedTuple):
     """What files hold, by their format: all names, regions in the order of the files, and the tensors that have none."""
 
     names: list[str]
@@ -163,13 +165,19 @@ class _Content(NamedTuple):
     tree: TreeFile  # without rows
 
 
-def _content(known: Foreign, source: TensorSource, folder: Folder) -> _Content:
-    """What the opened files hold.
+def content_of(root: Folder, known: Foreign) -> Content:
+    """What the files of a step in the run at ``root`` hold; no tensor's bytes are read.
 
     Raises:
         CorruptCheckpointError: tensors share bytes, or end behind their file.
         UnsafeCheckpointError: tensors lie in other files, or files have names that a step's cannot have.
     """
+    place = known.place(root)
+    with foreign.explained(root, known), known.backend.open(place, known.main) as source:
+        return _content(known, source, place)
+
+
+def _content(known: Foreign, source: TensorSource, folder: Folder) -> Content:
     regions: list[_Region] = []
     decoded: list[tuple[str, TensorSpec]] = []
     for name, spec in source.specs.items():
@@ -191,11 +199,15 @@ def _content(known: Foreign, source: TensorSource, folder: Folder) -> _Content:
         ends[file] = max(ends.get(file, 0), offset + nbytes)
     skeleton, paths = source.metadata.get(SKELETON), paths_of(source)
     nesting = dict(paths) if skeleton is None else {}
-    return _Content([*source.specs], regions, decoded, TreeFile(skeleton, [], dict(source.aliases), paths=nesting))
+    return Content([*source.specs], regions, decoded, TreeFile(skeleton, [], dict(source.aliases), paths=nesting))
 
 
-def _copy(folder: Folder, target: Folder, known: Foreign, content: _Content, progress: Progress | None) -> tuple[FileEntry, ...]:
+def copy_files(
+    root: Folder, target: Folder, known: Foreign, content: Content, progress: Progress | None = None
+) -> tuple[FileEntry, ...]:
     """Copies the files and writes ``tree.json``; each byte is read once, and compared with the checksums of the format.
+
+    ``root`` is the folder of the run that has the step, ``target`` that of a new attempt.
 
     Raises:
         CorruptCheckpointError: a tensor is damaged, or its format cannot read it in the copy.
@@ -205,13 +217,13 @@ def _copy(folder: Folder, target: Folder, known: Foreign, content: _Content, pro
     done, total = 0, known.info.nbytes
     for file, head in known.files.items():
         sums = _Sums([region for region in content.regions if region.file == file and region.nbytes])
-        target.put(file, _windows(folder, known, file, sums), head.nbytes)
+        target.put(file, _windows(root, known, file, head, sums), head.nbytes)
         values += sums.checked(known)
         entries.append(FileEntry(file, head.nbytes, sums.file))
         done += head.nbytes
         if progress is not None:
             progress(done, total)
-    if not known.is_there(folder):
+    if not known.is_there(root):
         raise StepNotFoundError(f"{known.info.path!r} was replaced while it was copied: adopt it again", step=known.info.step)
     _check_copy(target, known, content)
     data = _tree(content, values, known).encode()
@@ -221,11 +233,21 @@ def _copy(folder: Folder, target: Folder, known: Foreign, content: _Content, pro
     return (*entries, FileEntry(TREE, len(data), crc32c(data)))
 
 
-def _windows(folder: Folder, known: Foreign, file: str, sums: "_Sums") -> Iterator[list[np.ndarray[Any, Any]]]:
-    nbytes, most = known.files[file].nbytes, folder.store.window_nbytes
+def copy_beside(root: Folder, target: Folder, known: Foreign) -> tuple[FileEntry, ...]:
+    """Copies what lies beside the step's files in its own folder, as assets."""
+    entries = []
+    for file, head in known.beside.items():
+        sums = _Sums([])
+        target.put(file, _windows(root, known, file, head, sums), head.nbytes)
+        entries.append(FileEntry(file, head.nbytes, sums.file, extra={ASSET: True}))
+    return tuple(entries)
+
+
+def _windows(root: Folder, known: Foreign, file: str, head: Head, sums: "_Sums") -> Iterator[list[np.ndarray[Any, Any]]]:
+    folder, nbytes, most = known.place(root), head.nbytes, root.store.window_nbytes
     for at in range(0, nbytes, most):
         buffer = np.empty(min(most, nbytes - at), np.uint8)
-        with foreign.explained(folder, known):
+        with foreign.explained(root, known):
             folder.read_into(file, at, [buffer])
         sums.add(buffer)
         yield [buffer]
@@ -264,7 +286,7 @@ class _Sums:
         return self._values
 
 
-def _check_copy(target: Folder, known: Foreign, content: _Content) -> None:
+def _check_copy(target: Folder, known: Foreign, content: Content) -> None:
     """The copy opens, has the same tensors at the same places, and what has no place can be decoded."""
     with known.backend.open(target, known.main) as copy:
         if _content(known, copy, target) != content:
@@ -275,7 +297,7 @@ def _check_copy(target: Folder, known: Foreign, content: _Content) -> None:
             copy.read(name)
 
 
-def _tree(content: _Content, values: Iterable[int], known: Foreign) -> TreeFile:
+def _tree(content: Content, values: Iterable[int], known: Foreign) -> TreeFile:
     value = iter(values)
     rows = [
         Row(name, spec, file, offset, next(value) if nbytes else 0, box)

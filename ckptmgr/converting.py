@@ -29,6 +29,7 @@ from ckptmgr.saving import ALIGN, Plan, Prepared
 from ckptmgr.source import Replaceable, Summed, TensorSource
 from ckptmgr.spec import TensorSpec, numpy_dtype
 from ckptmgr.staging import Stages, staged
+from ckptmgr.step import StepInfo
 from ckptmgr.storage import Folder
 from ckptmgr.streaming import BUDGET_NBYTES, Stream, check_unchanged
 from ckptmgr.strings import string_values
@@ -95,21 +96,42 @@ def convert(
             opened = stack.enter_context(open_checkpoint(opened, backend=backend, storage_options=source_options))
         stack.enter_context(opened.explained())
         place = _place(dst, to, step, storage_options, progress, max_file_nbytes)
-        rules = Rules.of(rename)
-        asked = Rules((), None if select is None else tuple([select] if isinstance(select, str) else select), cast)
-        job = _Job(opened, place, rules.joined(asked))
+        job = _Job(opened, place, _rules(rename, select, cast))
         return job.run(overwrite=overwrite, max_file_nbytes=max_file_nbytes, budget=budget, progress=progress)
+
+
+def convert_step(
+    opened: Checkpoint,
+    root: Folder,
+    step: int,
+    to: Backend,
+    complete: Callable[[Prepared], StepInfo],
+    *,
+    rename: "Given | Sequence[Given]" = (),
+    select: Sequence[str] | str | None = None,
+    cast: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    max_file_nbytes: int | None = None,
+) -> ConvertReport:
+    """Converts an opened checkpoint into a step of the run at ``root``, which ``complete`` writes. Raises as `convert`."""
+    job = _Job(opened, _Place(to, root, STEM, step, complete), _rules(rename, select, cast))
+    return job.run(overwrite=overwrite, max_file_nbytes=max_file_nbytes, budget=BUDGET_NBYTES, progress=None)
+
+
+def _rules(rename: "Given | Sequence[Given]", select: Sequence[str] | str | None, cast: Mapping[str, str] | None) -> Rules:
+    globs = None if select is None else tuple([select] if isinstance(select, str) else select)
+    return Rules.of(rename).joined(Rules((), globs, cast))
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where files go: ``stem`` in ``folder``, or a step of the manager's run."""
+    """Where files go: ``stem`` in ``folder``, or a step of the run there, which ``complete`` writes."""
 
     backend: Backend
     folder: Folder
     stem: str
     step: int | None = None
-    manager: CheckpointManager | None = None
+    complete: Callable[[Prepared], StepInfo] | None = None
 
     @property
     def location(self) -> str:
@@ -127,14 +149,14 @@ def _place(
     if isinstance(dst, CheckpointManager):
         if step is None or to is not None:
             raise ValueError("into a manager's run: say step=, and leave out to=, for the manager has a format")
-        return _Place(dst.backend, dst.folder, STEM, step, dst)
+        return _Place(dst.backend, dst.folder, STEM, step, dst.complete)
     if step is None:
         chosen = _chosen(os.fspath(dst), to)
         return _Place(chosen, *target(dst, chosen, options))
     if max_file_nbytes is not None and max_file_nbytes <= 0:
         raise ValueError(f"max_file_nbytes must be a positive number of bytes, not {max_file_nbytes!r}")
     manager = CheckpointManager(dst, backend=to or "safetensors", storage_options=options, progress=progress)
-    return _Place(manager.backend, manager.folder, STEM, step, manager)
+    return _Place(manager.backend, manager.folder, STEM, step, manager.complete)
 
 
 def _chosen(dst: str, to: str | Backend | None) -> Backend:
@@ -253,12 +275,12 @@ class _Job:
 
     def _write(self, plan: Plan, bags: Baggage, *, overwrite: bool, progress: Progress | None) -> list[str]:
         place = self.place
-        if place.manager is None:
+        if place.complete is None:
             with _removed_if_it_fails(place.folder, plan.layout):
                 written = saving.replace(place.folder, plan, place.backend, stem=place.stem, progress=progress)
             return [place.folder.location(entry.name) for entry in written.files]
         assert place.step is not None
-        info = place.manager.complete(Prepared(place.step, plan, bags.metrics, bags.metadata, bags.assets, overwrite))
+        info = place.complete(Prepared(place.step, plan, bags.metrics, bags.metadata, bags.assets, overwrite))
         return [f"{info.path}/{file.name}" for file in plan.layout.files]
 
     def _report(

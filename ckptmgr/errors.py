@@ -14,7 +14,8 @@
     ├── MissingDependencyError  (ImportError)      says the pip line
     ├── UnsafeCheckpointError   (ValueError)       refused: links, traversal, code; nothing was read
     ├── CommitUnknownError      (OSError)          the store did not answer; look again before retrying
-    └── SaveError               (RuntimeError)     nothing was committed
+    ├── SaveError               (RuntimeError)     nothing was committed
+    └── MigrationError          (RuntimeError)     some steps were not migrated: migrate again; `report` lists them
 
 Errors of the storage itself (`OSError`: no space, no permission, ...) pass through unchanged.
 """
@@ -106,6 +107,12 @@ class SaveError(CheckpointError, RuntimeError):
     """The save was not committed and never will be."""
 
     step: int | None = None
+
+
+class MigrationError(CheckpointError, RuntimeError):
+    """Some steps were not migrated, and the others are; ``report`` lists both."""
+
+    report: Any = None
 
 
 def shown(names: Sequence[object], limit: int = 5) -> str:

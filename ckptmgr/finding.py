@@ -4,6 +4,7 @@
 that other tools wrote beside them (`foreign`) are older than all of them.
 """
 
+import itertools
 import logging
 import warnings
 from collections.abc import Callable, Hashable, Mapping
@@ -117,13 +118,13 @@ class Run:
         Should two folders hold the same step, the one saved last counts. A step of another tool does not count where a record
         of ours has its number.
         """
-        found, unreadable, files = snapshot(self.folder, self.naming)
+        found, unreadable, files, folders = snapshot(self.folder, self.naming)
         for entry in unreadable:
             log.warning("%s", entry.error)
         committed = self._committed(found)
         oldest = min([0, *(known.info.sequence for known in committed[:1])])
-        taken = {known.info.step for known in committed} | {entry.step for entry in unreadable} if files else ()
-        others = foreign.find(self.folder, self.naming, files, own=self.backend, taken=taken, below=oldest)
+        taken = {known.info.step for known in committed} | {entry.step for entry in unreadable} if files or folders else ()
+        others = foreign.find(self.folder, self.naming, files, folders=folders, own=self.backend, taken=taken, below=oldest)
         return Steps(committed, others, unreadable, files)
 
     def name_of(self, step: int) -> str | None:
@@ -137,7 +138,10 @@ class Run:
 
     def refuse_foreign(self, step: int) -> None:
         """Raises StepExistsError if another tool has written a step of that number."""
-        for found in foreign.file_sets(self.folder, self.naming, self.folder.list().files, self.backend):
+        files, folders = self.folder.list()
+        beside = foreign.file_sets(self.folder, self.naming, files, self.backend)
+        inside = foreign.folder_sets(self.folder, self.naming, folders, self.backend, only=step)
+        for found in itertools.chain(beside, inside):
             if found.step == step:
                 text = f"step {step} is there already, as {self.folder.location(found.stem)!r} of another tool"
                 raise StepExistsError(f"{text}: adopt it, pass overwrite=True, or save another step", step=step)

@@ -1,7 +1,8 @@
-"""Checkpoints that other tools wrote into the folder of a run itself: steps to read, and never to change.
+"""Checkpoints that other tools wrote into the folder of a run: steps to read, and never to change.
 
 A file set of an installed format is a step if its stem means one, by the run's own naming or by the usual ones of other
-tools. Names and a listing tell all that is known of it; the law: nothing here writes or deletes.
+tools; and so is a folder with such a name, as ``checkpoint-500``, for the weights in it. Names and a listing tell all that is
+known of it; the law: nothing here writes or deletes.
 """
 
 import itertools
@@ -9,6 +10,7 @@ import logging
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 from ckptmgr import backend as backends
@@ -24,21 +26,38 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+# What the weights are called in a folder that has more than them, the likeliest first: Transformers, PEFT, Diffusers.
+WEIGHTS = ("model", "pytorch_model", "adapter_model", "diffusion_pytorch_model", "weights")
+
+
 class FileSet(NamedTuple):
-    """The files of one checkpoint in the run's folder, in the order in which they were written: the last is the one to open."""
+    """The files of one checkpoint of a run, in the order in which they were written: the last is the one to open.
+
+    They lie in the run's folder itself, or in the one ``inside`` it, with others ``beside`` them. Where that folder ``is_whole``,
+    it is the checkpoint itself, of a format that is no set of files.
+    """
 
     step: int
     stem: str
     backend: Backend
     files: Mapping[str, Head]
+    inside: str = ""
+    beside: Mapping[str, Head] = MappingProxyType({})
+    is_whole: bool = False
 
 
 class Foreign(NamedTuple):
-    """A step that another tool wrote: its files as they were listed, and what a user sees of it."""
+    """A step that another tool wrote: its files as they were listed, and what a user sees of it.
+
+    Where it has a folder of its own, that is ``inside`` the run's, and ``beside`` are the other files there; see `FileSet`.
+    """
 
     backend: Backend
     files: Mapping[str, Head]
     info: StepInfo
+    inside: str = ""
+    beside: Mapping[str, Head] = MappingProxyType({})
+    is_whole: bool = False
 
     @property
     def key(self) -> Hashable:
@@ -47,12 +66,47 @@ class Foreign(NamedTuple):
 
     @property
     def main(self) -> str:
-        """The file to open."""
-        return [*self.files][-1]
+        """The file to open, or ``""`` for the folder."""
+        return "" if self.is_whole else [*self.files][-1]
+
+    def place(self, folder: Folder) -> Folder:
+        """Where its files lie, in a run of that folder."""
+        return folder.folder(self.inside) if self.inside else folder
 
     def is_there(self, folder: Folder) -> bool:
-        """Whether all its files still are as they were listed."""
-        return all(folder.head(name) == head for name, head in self.files.items())
+        """Whether all its files still are as they were listed in the run's folder."""
+        place = self.place(folder)
+        return all(place.head(name) == head for name, head in self.files.items())
+
+
+def folder_sets(
+    folder: Folder, naming: StepNaming, folders: Collection[str], own: Backend | None = None, *, only: int | None = None
+) -> Iterator[FileSet]:
+    """The checkpoints in those of the folders whose names mean a step (the step ``only``), in any order. Each is listed."""
+    for name in folders:
+        step = naming.parse(name)
+        step = parse_foreign(name) if step is None else step
+        if step is None or only not in (None, step) or not name.isprintable():
+            continue
+        listing = folder.folder(name).list().files
+        sets = [
+            (stem, backend, names)
+            for backend in (installed(own) if listing else ())
+            for stem, names in backend.file_sets(listing).items()
+            if names[-1] in listing and stem.isprintable()
+        ]
+        # Of several the one that is the model by its name; the only one, if the folder is surely a step's.
+        likely = sorted((each for each in sets if each[0] in WEIGHTS), key=lambda each: WEIGHTS.index(each[0]))
+        if chosen := likely or (sets if len(sets) == 1 and not name.isdecimal() else []):
+            _, backend, names = chosen[0]
+            files = {each: listing[each] for each in names if each in listing}
+            beside = {each: head for each, head in listing.items() if each not in files}
+            yield FileSet(step, name, backend, files, name, beside)
+        elif not sets:
+            for backend in installed(own) if listing else ():
+                if backend.recognizes(name, b"", listing):
+                    yield FileSet(step, name, backend, dict(listing), name, is_whole=True)
+                    break
 
 
 def file_sets(folder: Folder, naming: StepNaming, files: Mapping[str, Head], own: Backend | None = None) -> Iterator[FileSet]:
@@ -74,17 +128,19 @@ def find(
     naming: StepNaming,
     files: Mapping[str, Head],
     *,
+    folders: Collection[str] = (),
     own: Backend | None = None,
     taken: Collection[int] = (),
     below: int = 0,
 ) -> list[Foreign]:
-    """The steps among the files of the run's folder, but for the numbers in ``taken``, oldest first.
+    """The steps among the files and ``folders`` in the run's folder, but for the numbers in ``taken``, oldest first.
 
     Their sequences are the last integers before ``below``.
     Those that a format's own hints name are the newest, in the order of the hints; before them the others by step. Of two for
     one step the newer counts, and a warning is logged.
     """
-    sets = [each for each in file_sets(folder, naming, files, own) if each.step not in taken]
+    found = itertools.chain(file_sets(folder, naming, files, own), folder_sets(folder, naming, folders, own))
+    sets = [each for each in found if each.step not in taken]
     ranks = _ranks(folder, sets)
     chosen: dict[int, FileSet] = {}
     for each in sorted(sets, key=lambda each: (ranks.get(_name(each), -1), each.step, *_name(each))):
@@ -94,7 +150,7 @@ def find(
             text = "step %d is in %r as %r (%s) and as %r (%s): the latter is taken"
             log.warning(text, each.step, folder.location(), *_name(older), *_name(each))
     return [
-        Foreign(each.backend, each.files, _info(folder, each, sequence))
+        Foreign(each.backend, each.files, _info(folder, each, sequence), each.inside, each.beside, each.is_whole)
         for sequence, each in enumerate(chosen.values(), below - len(chosen))
     ]
 
@@ -119,7 +175,7 @@ def use(folder: Folder, step: Foreign, verify: Verify, make: Callable[[Checkpoin
         StepNotFoundError: it was removed or replaced meanwhile.
     """
     with explained(folder, step):
-        opened = open_files(step.backend, folder, step.main, verify=verify)
+        opened = open_files(step.backend, step.place(folder), step.main, verify=verify)
         opened.info = step.info
         return make(opened)
 

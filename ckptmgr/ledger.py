@@ -12,7 +12,7 @@ import itertools
 import logging
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -52,11 +52,15 @@ class Unreadable(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """All records of a run as they were together at one moment, and the files beside its steps' folders."""
+    """All records of a run as they were together at one moment, and the files and folders beside its steps' folders.
+
+    A folder that only a claim makes a step's is among them: of what was there before, nothing has been replaced yet.
+    """
 
     found: list[Found]
     unreadable: list[Unreadable]
     files: Mapping[str, Head]
+    folders: Collection[str] = ()
 
 
 def read_record(root: Folder, name: str, step: int) -> Found | None:
@@ -94,7 +98,16 @@ def snapshot(root: Folder, naming: StepNaming) -> Snapshot:
         before, (reading, scan) = reading, _read(root, naming)
         if _versions(before) == _versions(reading):
             break
-    return Snapshot(reading.found, reading.unreadable, scan.files)
+    return Snapshot(reading.found, reading.unreadable, scan.files, _beside(reading, scan.folders))
+
+
+def _beside(reading: "_Reading", folders: Collection[str]) -> list[str]:
+    """The folders that hold no step of ours, and never did."""
+    claimed = {found.name for found in reading.found if found.record.claim and not found.record.manifest}
+    # A record that was emptied has a sight, and nothing that could be made of it.
+    held = {name for name, sight in zip(reading.names, reading.sights, strict=True) if sight is not None}
+    held |= {each.name for each in reading.unreadable}
+    return [name for name in folders if name not in held or name in claimed]
 
 
 class _Reading(NamedTuple):

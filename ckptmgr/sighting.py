@@ -4,7 +4,7 @@ The law: what is given as a record's bytes is what a read would have given at so
 listings mark files (`MarkingStore`) a record is known by the mark of its last read, or of the put by which this process put it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -33,6 +33,7 @@ class Scan(NamedTuple):
     sights: Sequence[Sight | OSError | None]
     is_unchanged: bool
     is_moment: bool
+    folders: Collection[str] = ()  # all that there are
 
 
 # By stores: what this process has put and not yet seen in a listing, by its key; and runs that are not listed whole any more.
@@ -55,7 +56,8 @@ def scanned(root: Folder, is_step: Callable[[str], bool], known: Known | None) -
         sights = store.reread(root.prefix, [f"{name}/{MANIFEST}" for name in names], [last.get(name) for name in names])
     else:
         sights = _read_all(root, names)
-    return Scan(files, names, sights, is_unchanged=False, is_moment=len(files) + len(folders) <= PAGE or not store.has_remove)
+    is_moment = len(files) + len(folders) <= PAGE or not store.has_remove
+    return Scan(files, names, sights, is_unchanged=False, is_moment=is_moment, folders=folders)
 
 
 def is_emptied(sight: Sight) -> bool:
@@ -104,7 +106,8 @@ def _by_marks(
     root: Folder, below: Mapping[str, Marked], is_step: Callable[[str], bool], expected: Known, *, is_first: bool
 ) -> Scan:
     files = {name: Head(file.nbytes, file.modified) for name, file in below.items() if "/" not in name}
-    names = sorted(filter(is_step, {name.partition("/")[0] for name in below if "/" in name}))
+    folders = {name.partition("/")[0] for name in below if "/" in name}
+    names = sorted(filter(is_step, folders))
     listed = {name: file for name in names if (file := below.get(f"{name}/{MANIFEST}"))}
     sights: dict[str, Sight | OSError | None] = {}
     for name, file in listed.items():
@@ -119,7 +122,7 @@ def _by_marks(
     others = [name for name in listed if name not in sights]
     sights.update(zip(others, _read_all(root, others), strict=True))
     is_moment = len(below) <= PAGE or not root.store.has_remove
-    return Scan(files, names, [sights.get(name) for name in names], is_unchanged, is_moment)
+    return Scan(files, names, [sights.get(name) for name in names], is_unchanged, is_moment, folders)
 
 
 def _read_all(root: Folder, names: Sequence[str]) -> list[Sight | OSError | None]:

@@ -24,7 +24,7 @@ FLOORS = [
     {"group", "backend", "transfer", "renaming", "ledger"},
     {"commit", "matching", "smallfile"},
     {"saving", "sweep", "template", "whole"},
-    {"restoring", "treesource", "streaming", "structure", "views", "convertreport", "transforms"},
+    {"restoring", "treesource", "streaming", "structure", "views", "convertreport", "migratereport", "transforms"},
     {"checkpoint"},
     {"foreign"},
     {"finding", "filecopy"},
@@ -39,7 +39,8 @@ FLOORS = [
     {"rulesets"},
     {"staging"},
     {"converting"},
-    {"background", "tiers"},
+    {"background", "tiers", "moving"},
+    {"migrating"},
     {FACE},
     {"testing", "report"},
     {"cli", "integrations"},
@@ -56,6 +57,7 @@ LAZY = {
 FRAMEWORKS = {"torch", "jax", "tensorflow", "keras", "cupy", "mlx", "typer", "rich", "pytest", "hypothesis", "sklearn"}
 OPTIONAL = {
     "h5py",
+    "tensorstore",
     "cramjam",
     "obstore",
     "s3fs",
@@ -190,7 +192,7 @@ def test_importing_ckptmgr_loads_no_framework() -> None:
 
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
-    formats = {"ckptmgr_safetensors", "ckptmgr_tf_bundle", "ckptmgr_hdf5", "ckptmgr_torch", "google.protobuf"}
+    formats = {"ckptmgr_safetensors", "ckptmgr_tf_bundle", "ckptmgr_hdf5", "ckptmgr_torch", "ckptmgr_orbax", "google.protobuf"}
     assert set(done.stdout.split()) & (FRAMEWORKS | OPTIONAL | formats) == set()
     assert "ckptmgr.cli" not in done.stdout
 

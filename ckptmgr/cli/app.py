@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ckptmgr.cli import convert, copying, demo, listing, report, retain, show, verify
+from ckptmgr.cli import convert, copying, demo, listing, migration, report, retain, show, verify
 from ckptmgr.cli.output import complain, emit
 from ckptmgr.errors import CheckpointError, MissingDependencyError
 
@@ -35,7 +35,7 @@ class Commands(TyperGroup):
 app = typer.Typer(
     name="ckptmgr",
     cls=Commands,
-    help="Looks at runs and checkpoints, checks, copies and converts them, tidies up. "
+    help="Looks at runs and checkpoints, checks, copies, converts and migrates them, tidies up. "
     "Exit codes: 0 done, 1 a problem or a failure, 2 wrong usage.",
     no_args_is_help=True,
     add_completion=False,
@@ -47,6 +47,7 @@ app.command("show")(show.show)
 app.command("verify")(verify.verify)
 app.command("cp")(copying.copy)
 app.command("convert")(convert.convert_checkpoint)
+app.command("migrate")(migration.migrate_run)
 app.command("report")(report.report)
 app.command("gc")(retain.collect)
 app.command("pin")(retain.pin)

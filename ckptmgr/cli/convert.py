@@ -57,8 +57,8 @@ def convert_checkpoint(
     What is written has been compared with the checksums of SRC before it appears. Options of lists may be given several times;
     --rules come before --rename.
     """
-    pairs = [_pair("--rename", rule) for rule in rename or ()]
-    dtypes = dict(_pair("--cast", each) for each in cast or ())
+    pairs = [pair("--rename", rule) for rule in rename or ()]
+    dtypes = dict(pair("--cast", each) for each in cast or ())
     with checkpoint(src, from_step, template) as opened, progress("convert") as shown, usage("convert"):
         where = dst if step is None else _run(dst, to, template, shown)
         report = convert(
@@ -82,7 +82,8 @@ def _run(url: str, to: str | None, template: str, shown: Report | None) -> Check
     return CheckpointManager(url, backend=to or "safetensors", naming=StepNaming(template), progress=shown)
 
 
-def _pair(option: str, text: str) -> tuple[str, str]:
+def pair(option: str, text: str) -> tuple[str, str]:
+    """The two sides of an option's ``a=b``. Raises BadParameter."""
     old, equals, new = text.partition("=")
     if not equals or not old:
         raise typer.BadParameter(f"{text!r} is no pair with '=' between", param_hint=option)

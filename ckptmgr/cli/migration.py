@@ -1,0 +1,102 @@
+"""``ckptmgr migrate``: brings the steps of a run into another, copied or converted, many at a time."""
+
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Annotated, cast
+
+import typer
+
+from ckptmgr import MigrateReport, MigrationError, StepNaming, migrate
+from ckptmgr.cli.convert import Cast, Rename, Select, pair
+from ckptmgr.cli.output import AsJSON, complain, counted, emit, emit_json, progress, usage
+from ckptmgr.cli.target import DEFAULT_NAMING, RunURL, Template
+from ckptmgr.copying import Wanted
+
+Target = Annotated[str, typer.Argument(metavar="DST", help="Folder of the run that gets them.", show_default=False)]
+To = Annotated[
+    str | None,
+    typer.Option("--to", metavar="FORMAT", help="Their new format; by default each keeps its own.", show_default=False),
+]
+Steps = Annotated[str, typer.Option("--steps", metavar="STEPS", help="Which: 'all', 'latest', or numbers with commas between.")]
+Workers = Annotated[int, typer.Option("--workers", min=1, help="How many steps at a time.")]
+Processes = Annotated[bool, typer.Option("--processes", help="Processes do the work, not threads.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace other steps of the same numbers.")]
+Fast = Annotated[bool, typer.Option("--fast", help="Do not read back what was written; compare its sizes only.")]
+
+
+def migrate_run(
+    src: RunURL,
+    dst: Target,
+    to: To = None,
+    steps: Steps = "all",
+    workers: Workers = 4,
+    processes: Processes = False,
+    select: Select = None,
+    rename: Rename = None,
+    dtypes: Cast = None,
+    overwrite: Overwrite = False,
+    fast: Fast = False,
+    template: Template = DEFAULT_NAMING,
+    as_json: AsJSON = False,
+) -> None:
+    """Bring the steps of a run, ours or another tool's, into another run: copied, or with --to converted.
+
+    Steps that are there already from the same source are passed over: run the same command again after any interruption. Exits
+    with 1 if a step was not migrated; the others are.
+    """
+    rules = [pair("--rename", rule) for rule in rename or ()]
+    with progress("migrate") as shown, _pool(workers, processes=processes) as pool, usage("migrate"):
+        try:
+            report = migrate(
+                src,
+                dst,
+                to=to,
+                steps=_wanted(steps),
+                executor=pool,
+                workers=workers,
+                rename=rules,
+                select=select or None,
+                cast=dict(pair("--cast", each) for each in dtypes or ()),
+                overwrite=overwrite,
+                verify="fast" if fast else "full",
+                naming=StepNaming(template),
+                progress=shown,
+            )
+        except MigrationError as error:
+            report = cast(MigrateReport, error.report)
+    if as_json:
+        emit_json(report.to_json())
+    else:
+        _emit(report)
+    for each in report.failed:
+        complain(f"step {each.step} was not migrated: {each.message}")
+    if report.failed:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _pool(workers: int, *, processes: bool) -> Iterator[Executor | None]:
+    if not processes:
+        yield None
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        yield pool
+
+
+def _wanted(text: str) -> Wanted:
+    if text in ("all", "latest"):
+        return cast(Wanted, text)
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError as error:
+        text = f"{text!r} is neither 'all' nor 'latest' nor numbers with commas between"
+        raise typer.BadParameter(text, param_hint="--steps") from error
+
+
+def _emit(report: MigrateReport) -> None:
+    for each in report.steps:
+        lost = f", without {', '.join(each.lost)}" if each.lost else ""
+        emit(f"step {each.info.step}: {'there already' if each.how == 'there' else each.how}{lost}")
+    emit(f"{counted(len(report.steps), 'step')} in {report.target}")

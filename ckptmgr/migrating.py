@@ -1,0 +1,202 @@
+"""Whole runs into other runs: each step copied or converted, by any number of workers anywhere.
+
+The law: the one who calls decides which steps, and in which order of saves they stand; workers make steps, each whole or
+absent; and to call again finishes whatever was interrupted. Nobody who dies takes more than its own step's work along.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
+from typing import Any
+
+from ckptmgr.copying import Readback, Wanted, content
+from ckptmgr.errors import MigrationError, shown
+from ckptmgr.finding import Committed, Known, Run, Steps
+from ckptmgr.foreign import Foreign
+from ckptmgr.hints import Hints
+from ckptmgr.migratereport import Migrated, MigrateReport, NotMigrated
+from ckptmgr.moving import MIGRATED, Asked, Errand, Rules, identity, mark_of, migrate_step
+from ckptmgr.naming import StepNaming, checked_step
+from ckptmgr.renaming import Rule
+from ckptmgr.storage import open_folder
+from ckptmgr.transfer import Progress
+
+WORKERS = 4  # threads, if nothing else is said: each has up to 64 MiB of tensors in memory
+
+
+def migrate(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    *,
+    to: str | None = None,
+    steps: Wanted = "all",
+    executor: Executor | None = None,
+    workers: int = WORKERS,
+    rename: Sequence[Rule] = (),
+    select: Sequence[str] | str | None = None,
+    cast: Mapping[str, str] | None = None,
+    max_file_nbytes: int | None = None,
+    overwrite: bool = False,
+    verify: Readback = "full",
+    naming: StepNaming = StepNaming(),  # noqa: B008 - a frozen value
+    src_options: Mapping[str, Any] | None = None,
+    dst_options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> MigrateReport:
+    """Brings the steps of the run at ``src`` into the run at ``dst``, many at a time, and tells what became of each.
+
+    Args:
+        src: folder of a run; a path or any supported URL. Its steps are ours, or other tools': TensorFlow prefixes, series of
+            ``.pt`` files, folders ``checkpoint-N`` and whatever else `CheckpointManager.steps` lists. It is only read.
+        dst: folder of the run that gets them.
+        to: name of the format they get. By default each keeps its own, and is copied byte for byte unless one of ``rename``,
+            ``select``, ``cast`` and ``max_file_nbytes`` (as in `convert`) asks for something else.
+        steps: ``"all"``, ``"latest"``, a step number or several.
+        executor: who does the work: a pool of processes (spawned), Dask's ``client.get_executor()``, ``MPIPoolExecutor``. It has
+            to reach both runs, and gets one picklable call for each step. By default a pool of ``workers`` threads.
+        overwrite: whether other steps of these numbers may be replaced.
+        verify: what of the written files is read back before a step is committed: ``"full"``, every byte; ``"fast"``, sizes.
+        naming: of both runs.
+        src_options, dst_options: for the storages.
+        progress: called with the bytes of the steps that are done, and of all.
+
+    A step keeps its number, place in the order of saves, run, time, metrics, metadata, assets and pins; those of other tools
+    come before all that were saved in the target, and what lies beside the weights in a folder becomes assets. A step that is
+    there already, from the same attempt (of another tool: from files of the same names, sizes and times) by the same rules, is
+    passed over: to finish what was interrupted, call this again. One step that fails does not keep the others from it. What a
+    worker that was killed has left is never seen by readers; the next call takes its step over, or a sweep removes it.
+
+    Raises:
+        MigrationError: some steps were not migrated, the others are; names them. Its ``report`` is what would be returned.
+        StepNotFoundError: ``src`` has no such step, or none at all.
+        ValueError: both are the same run.
+        OSError: a run cannot be listed.
+    """
+    source, target = Run(open_folder(src, src_options), naming), Run(open_folder(dst, dst_options), naming)
+    where = source.folder.location(), target.folder.location()
+    if where[0] == where[1]:
+        raise ValueError(f"{where[0]!r} cannot be migrated into itself")
+    globs = None if select is None else (select,) if isinstance(select, str) else tuple(select)
+    rules = Rules(to, tuple(rename), globs, dict(cast or {}), max_file_nbytes)
+    errand = Errand(*where, naming, rules, overwrite, verify, src_options, dst_options)
+    found, there = source.steps(), {known.info.step: known for known in target.steps().committed}
+    chosen, failed = _choose(source, found, steps)
+    run = hashlib.sha256(where[0].encode()).hexdigest()[:16]
+    places = _sequences(found.foreign, there)
+    ends: dict[int, Migrated | NotMigrated] = {each.step: each for each in failed}
+    asked = []
+    for known in chosen:
+        if done := _there(known, there.get(known.info.step), rules):
+            ends[known.info.step] = done
+        else:
+            asked.append(_asked(known, rules, places, run))
+    with ExitStack() as stack:
+        pool = executor or stack.enter_context(ThreadPoolExecutor(workers))
+        ends |= _gathered(pool, errand, asked, progress)
+    Hints(target).refresh()
+    report = _report(*where, [*(each.step for each in failed), *(known.info.step for known in chosen)], ends)
+    if report.failed:
+        first = report.failed[0]
+        text = f"{len(report.failed)} of {len(ends)} steps of {where[0]!r} were not migrated into {where[1]!r}: "
+        text += f"{shown([each.step for each in report.failed])}; the others are. Step {first.step}: {first.message}"
+        raise MigrationError(f"{text} ({first.kind}). To try these again, migrate again", report=report)
+    return report
+
+
+def _choose(source: Run, found: Steps, steps: Wanted) -> tuple[list[Known], list[NotMigrated]]:
+    """The steps that are meant, oldest save first, and those of them whose record cannot be read."""
+    known = {each.info.step: each for each in found.known}
+    damaged = {each.step: NotMigrated(each.step, type(each.error).__name__, str(each.error)) for each in found.unreadable}
+    if not isinstance(steps, str):
+        numbers = {checked_step(step) for step in (steps if isinstance(steps, Iterable) else [steps])}
+        if missing := sorted(numbers - known.keys() - damaged.keys()):
+            raise source.not_found(missing[0], found)
+    elif steps not in ("all", "latest"):
+        raise ValueError(f"steps must be 'all', 'latest' or step numbers, not {steps!r}")
+    elif not (known or damaged):
+        raise source.not_found(None, found)
+    else:
+        numbers = {*known, *damaged} if steps == "all" else {*list(known)[-1:]} or {*damaged}
+    return [each for step, each in known.items() if step in numbers], [damaged[step] for step in sorted(damaged.keys() & numbers)]
+
+
+def _sequences(steps: Sequence[Foreign], there: Mapping[int, Committed]) -> dict[int, int]:
+    """Sequences for all steps of other tools: as those that were migrated before have it, so that the order stays theirs.
+
+    Else a listing that has grown since, and numbers its steps anew, would put later steps before earlier ones.
+    """
+    made = {step: known.info.sequence for step, known in there.items() if MIGRATED in known.manifest.extra}
+    numbers = [known.info.step for known in steps]
+    first = next((index for index, step in enumerate(numbers) if step in made), None)
+    if first is None:
+        return {known.info.step: known.info.sequence for known in steps}
+    found: dict[int, int] = {}
+    last = made[numbers[first]] - first - 1
+    for step in numbers:
+        last = found[step] = made.get(step, last + 1)
+    return found
+
+
+def _there(known: Known, there: Committed | None, rules: Rules) -> Migrated | None:
+    """The step, if it was migrated before."""
+    if there is None:
+        return None
+    is_copy = isinstance(known, Committed) and rules.are_none(known.info.backend)
+    if isinstance(known, Committed) and is_copy and content(known.manifest) == content(there.manifest):
+        return Migrated(there.info, "there")
+    return Migrated(there.info, "there") if mark_of(there.manifest).get("identity") == identity(known, rules) else None
+
+
+def _asked(known: Known, rules: Rules, sequences: Mapping[int, int], run: str) -> Asked:
+    step, facts = known.info.step, (identity(known, rules), known.info.nbytes)
+    if isinstance(known, Foreign):
+        plain = known._replace(files=dict(known.files), beside=dict(known.beside))
+        return Asked(step, facts[0], sequences[step], run, facts[1], foreign=plain)
+    return Asked(step, facts[0], known.info.sequence, known.info.run, facts[1], attempt=known.manifest.attempt)
+
+
+def _gathered(
+    pool: Executor, errand: Errand, asked: Sequence[Asked], progress: Progress | None
+) -> dict[int, Migrated | NotMigrated]:
+    """What became of each step, whatever became of the workers."""
+    ends: dict[int, Migrated | NotMigrated] = {}
+    futures: dict[Future[Migrated | NotMigrated], Asked] = {}
+    done, total = 0, sum(each.nbytes for each in asked)
+    if progress is not None:
+        progress(done, total)
+    try:
+        for each in asked:
+            try:
+                futures[pool.submit(migrate_step, errand, each)] = each
+            except RuntimeError as error:  # the pool is broken, or shut down
+                ends[each.step] = _died(each, error)
+        for future in as_completed(futures):
+            each = futures[future]
+            ends[each.step] = _end_of(future, each)
+            done += each.nbytes
+            if progress is not None:
+                progress(done, total)
+    finally:
+        for future in futures:
+            future.cancel()  # of an interrupted call; those that are done stay so
+    return ends
+
+
+def _end_of(future: "Future[Migrated | NotMigrated]", each: Asked) -> Migrated | NotMigrated:
+    try:
+        return future.result()
+    except Exception as error:  # noqa: BLE001 - it is told: each executor has its own errors for a worker that died
+        return _died(each, error)
+
+
+def _died(each: Asked, error: Exception) -> NotMigrated:
+    return NotMigrated(each.step, type(error).__name__, str(error) or "the worker ended without a word")
+
+
+def _report(source: str, target: str, order: Sequence[int], ends: Mapping[int, Migrated | NotMigrated]) -> MigrateReport:
+    found = [ends[step] for step in dict.fromkeys(order)]
+    steps = tuple(each for each in found if isinstance(each, Migrated))
+    failed = tuple(each for each in found if isinstance(each, NotMigrated))
+    return MigrateReport(source, target, steps, failed)
