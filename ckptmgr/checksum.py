@@ -75,6 +75,11 @@ def joined(parts: Iterable[tuple[int, int]]) -> int:
     return value
 
 
+def joined_crc32(parts: Iterable[tuple[int, int]]) -> int:
+    """The same of their crc32."""
+    return functools.reduce(lambda value, part: combine_crc32(value, *part), parts, 0)
+
+
 def _multiply(a: int, b: int, polynomial: int) -> int:
     """a(x) * b(x) modulo the polynomial."""
     product = 0

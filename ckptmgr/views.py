@@ -13,7 +13,7 @@ import numpy as np
 from ckptmgr import transfer
 from ckptmgr.box import Box
 from ckptmgr.casting import cast_array
-from ckptmgr.checksum import crc32c, joined
+from ckptmgr.checksum import crc32, crc32c, joined, joined_crc32
 from ckptmgr.errors import CorruptCheckpointError
 from ckptmgr.layout import Extent
 from ckptmgr.source import Summed, TensorSource
@@ -75,7 +75,7 @@ class Recast(Renamed):
         self._dtypes = dtypes
         cast = {name: TensorSpec(dtype, source.specs[name].shape) for name, dtype in dtypes.items()}
         self.specs = {**self.specs, **cast}
-        self._sums: dict[str, dict[int, tuple[int, int]]] = {}  # of boxes by their first element: crc32c and bytes
+        self._sums: dict[str, dict[int, tuple[int, int]]] = {}  # of boxes by their first element: checksum and bytes
 
     def extents(self, name: str) -> Sequence[Extent]:
         """See `TensorSource`; none for what is cast."""
@@ -104,18 +104,23 @@ class Recast(Renamed):
 
     def _check(self, name: str, box: Box, part: _Array) -> None:
         extents = self._source.extents(name)
-        if len(extents) != 1 or extents[0].crc32c is None or extents[0].box is not None:
+        if len(extents) != 1 or extents[0].box is not None:
+            return
+        expected, checksum, join = extents[0].crc32c, crc32c, joined
+        if expected is None and isinstance(self._source, Summed):
+            expected, checksum, join = self._source.crc32(name), crc32, joined_crc32
+        if expected is None:
             return
         shape, most = self.specs[name].shape, self._source.specs[name].nbytes
         runs = [*box.runs(shape)]
         if len(runs) != 1:
             return  # nothing can be told by bytes that do not lie together
         sums = self._sums.setdefault(name, {})
-        sums[runs[0][0]] = crc32c(np.ascontiguousarray(part)), part.nbytes
+        sums[runs[0][0]] = checksum(np.ascontiguousarray(part)), part.nbytes
         if sum(nbytes for _, nbytes in sums.values()) != most:
             return
-        if joined(sums[first] for first in sorted(sums)) != extents[0].crc32c:
+        if join(sums[first] for first in sorted(sums)) != expected:
             file = extents[0].file
             text = f"the bytes of tensor {name!r} in {extents[0].folder.location(file)!r} are not what was written"
-            raise CorruptCheckpointError(f"{text} (their crc32c differs)", file=file, tensor=name)
+            raise CorruptCheckpointError(f"{text} (their checksum differs)", file=file, tensor=name)
         sums.clear()

@@ -35,8 +35,10 @@ class NpzBackend:
         if not head:
             return path not in siblings and any(name.endswith(filesets.SUFFIX) for name in siblings)
         if head.startswith(zipreading.SIGNATURE):
-            first = head[30 : 30 + int.from_bytes(head[26:28], "little")]
-            return first.endswith(b".npy") or first == MEMBER.encode()
+            nbytes = int.from_bytes(head[26:28], "little")
+            first = head[30 : 30 + nbytes]
+            is_cut_off = len(first) < nbytes  # a long name, of which the head has the beginning
+            return first.endswith(b".npy") or first == MEMBER.encode() or (is_cut_off and path.endswith(filesets.SUFFIX))
         return head.startswith(b"PK\5\6") and path.endswith(filesets.SUFFIX)
 
     def file_sets(self, names: Collection[str]) -> Mapping[str, Sequence[str]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ckptmgr.backend import JSON
+from ckptmgr_npz import npy
 from ckptmgr_npz.origin import Origin
 
 MEMBER = "ckptmgr.json"
@@ -65,7 +66,7 @@ def decode(data: bytes, origin: Origin) -> Carriage:
 
 
 def _are_sizes(value: Any) -> bool:
-    return isinstance(value, list) and len(value) <= 64 and all(type(size) is int and size >= 0 for size in value)
+    return isinstance(value, list) and npy.are_sizes(value)
 
 
 def _texts(value: Any, origin: Origin) -> dict[str, str]:

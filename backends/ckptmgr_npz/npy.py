@@ -9,6 +9,7 @@ Source: numpy.lib.format, versions 1.0 to 3.0.
 import ast
 import math
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ ALIGN = 64  # of what follows a header, as numpy has it
 MOST_NBYTES = 10_000  # of a header's text, as numpy has it
 FIRST_NBYTES = 192  # of an array: holds most headers
 MAX_RANK = 64
+_MOST = 1 << 63  # of a shape's sizes, and of the bytes of an array if those of 0 were 1, as numpy has it
 _DESCR = re.compile(r"[<>|=]?([biufcSUV]\d{1,9}|[mM]8(\[(\d{1,9})?[A-Za-z]{1,2}\])?|\?)")
 
 
@@ -85,22 +87,30 @@ def parse(raw: bytes, origin: Origin, name: str) -> Header | None:
     start = 10 if raw[6] == 1 else 12
     try:
         found = ast.literal_eval(raw[start:].decode("utf-8" if raw[6] == 3 else "latin-1").strip())
-    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
         raise origin.corrupt("its header is no dict of literals", name) from error
     if not isinstance(found, dict) or found.keys() != {"descr", "fortran_order", "shape"}:
         raise origin.corrupt("its header has not the three fields of one", name)
     descr, is_fortran, shape = found["descr"], found["fortran_order"], found["shape"]
-    is_shape = isinstance(shape, tuple) and len(shape) <= MAX_RANK and all(type(size) is int and size >= 0 for size in shape)
-    if not is_shape or not isinstance(is_fortran, bool):
+    if not isinstance(shape, tuple) or not are_sizes(shape) or not isinstance(is_fortran, bool):
         raise origin.corrupt("its header has no shape and order", name)
     if isinstance(descr, str) and descr.lstrip("<>|=").startswith("O"):
         raise origin.unsafe("its elements are pickled Python objects, which can run code when they are loaded", name)
     if not isinstance(descr, str) or not _DESCR.fullmatch(descr):
         return None  # records of several fields
     try:
-        return Header(np.dtype(descr), is_fortran, shape, len(raw))
+        dtype = np.dtype(descr)
     except TypeError as error:
         raise origin.corrupt(f"its dtype {descr!r} is none of numpy's", name) from error
+    if not are_sizes((*shape, dtype.itemsize)):
+        raise origin.corrupt(f"no array of {dtype} can have the shape {shape}", name)
+    return Header(dtype, is_fortran, shape, len(raw)) if dtype.itemsize else None
+
+
+def are_sizes(shape: Sequence[object]) -> bool:
+    """Whether numpy can make an array of that shape, as far as memory does not matter: one without elements is small, too."""
+    sizes = [size for size in shape if type(size) is int and 0 <= size < _MOST]
+    return len(sizes) == len(shape) <= MAX_RANK + 1 and math.prod(max(size, 1) for size in sizes) < _MOST
 
 
 def spec_of(header: Header, dtype: str | None, shape: tuple[int, ...] | None, origin: Origin, name: str) -> TensorSpec | None:

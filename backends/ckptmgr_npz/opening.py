@@ -12,6 +12,7 @@ from ckptmgr_npz.origin import Origin
 from ckptmgr_npz.source import Entry, NpzSource
 
 _FREE_NBYTES = 1 << 28  # of a member that may be compressed to any size: zeros are, and there are optimizers full of them
+_FREE_STRINGS = 1 << 20  # of a compressed array: each takes some 50 bytes of memory
 _FEW = 8
 
 
@@ -84,6 +85,9 @@ def _add(file: _File, carried: Carriage, entries: dict[str, Entry], blobs: dict[
         stored = file.archive.members[member]
         if stored.nbytes != header.nbytes + header.data_nbytes:
             problem = f"it has {stored.nbytes} bytes, and its header tells of {header.nbytes + header.data_nbytes}"
+            raise file.origin.corrupt(problem, name)
+        if spec.is_string and stored.is_deflated and spec.size > max(_FREE_STRINGS, stored.stored):
+            problem = f"it is compressed and has {spec.size} strings in {stored.stored} bytes: pack it without compression"
             raise file.origin.corrupt(problem, name)
         entries[name] = Entry(file.archive, member, header, head, spec, places[member])
     for member in file.archive.members:

@@ -1,5 +1,6 @@
 """The tensors of opened files. Nothing is read before somebody asks for it."""
 
+import sys
 import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -125,9 +126,12 @@ class NpzSource:
         except EOFError as error:
             raise entry.archive.origin.corrupt("it was cut off while it was read", name) from error
         if box == Box.whole(shape) and array.flags.c_contiguous and array.dtype == entry.spec.numpy:
-            found = zlib.crc32(array.reshape(-1).view(np.uint8).data) if array.nbytes else 0
-            if found != self.crc32(name):
-                raise entry.archive.origin.corrupt("its bytes are not what was written (their crc32 differs)", name)
+            self._check(name, entry, zlib.crc32(array.reshape(-1).view(np.uint8).data) if array.nbytes else 0, self.crc32(name))
+
+    @staticmethod
+    def _check(name: str, entry: Entry, found: int, expected: int | None) -> None:
+        if found != expected:
+            raise entry.archive.origin.corrupt("its bytes are not what was written (their crc32 differs)", name)
 
     def _decoded(self, name: str, entry: Entry, box: Box) -> np.ndarray[Any, Any]:
         """The elements in the box, of an array whose bytes are not those of its tensor."""
@@ -138,6 +142,10 @@ class NpzSource:
         first, last = (runs[0][0], runs[-1][0] + runs[-1][1]) if runs else (0, 0)
         itemsize = header.dtype.itemsize
         raw = self._bytes(name, entry, header.nbytes + first * itemsize, (last - first) * itemsize)
+        if entry.place is not None and len(raw) == header.data_nbytes:
+            self._check(name, entry, zlib.crc32(raw, zlib.crc32(entry.head)), entry.archive.members[entry.member].crc32)
+        if header.dtype.kind == "U" and raw and np.frombuffer(raw, header.dtype.str[0] + "u4").max() > sys.maxunicode:
+            raise entry.archive.origin.corrupt("its texts are not made of characters", name)
         flat = np.frombuffer(raw, header.dtype)
         taken = np.concatenate([flat[start - first : start - first + count] for start, count in runs] or [flat])
         found = taken.reshape(lying.shape)

@@ -14,6 +14,7 @@ from ckptmgr_torch.values import Storage, StorageKind, short
 
 PICKLE, BYTEORDER, OURS = "data.pkl", "byteorder", "ckptmgr.json"
 MAX_PICKLE_NBYTES = 128 << 20
+_COMPRESSED_NBYTES = 1 << 20  # of a pickle that somebody compressed, which torch does not do
 LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # what `torch.save` began with before 1.6
 TAR = b"ustar"  # at byte 257 of what it wrote before 0.1.10
 _SAVE_AGAIN = "with torch: torch.save(torch.load(path, weights_only=True), new_path)"
@@ -46,8 +47,9 @@ class TorchFile:
             UnsafeCheckpointError: it needs code.
             CorruptCheckpointError: it is damaged, or not about these records.
         """
-        raw = self.archive.read(self.root + PICKLE, MAX_PICKLE_NBYTES, may_lack_crc32=True)
-        return Machine(raw, allowed.find, self._storage, self.origin).run(PICKLE), len(raw)
+        raw = self.archive.read(self.root + PICKLE, MAX_PICKLE_NBYTES, inflated=_COMPRESSED_NBYTES, may_lack_crc32=True)
+        machine = Machine(raw, allowed.find, self._storage, self.origin, tensors=len(self.archive.members))
+        return machine.run(PICKLE), len(raw)
 
     def _storage(self, found: object) -> Storage:
         if type(found) is not tuple or len(found) != 5 or found[0] != "storage":

@@ -23,6 +23,7 @@ from ckptmgr.backend import (
     Places,
     TensorSource,
     TensorSpec,
+    combine_crc32,
     numpy_dtype,
     tensor_spec,
 )
@@ -32,7 +33,7 @@ from ckptmgr_torch.archives import TorchFile, open_torch
 from ckptmgr_torch.dcp_metadata import FILE, Metadata
 from ckptmgr_torch.opening import SKELETON
 from ckptmgr_torch.origin import Origin
-from ckptmgr_torch.source import destination, read_tensor
+from ckptmgr_torch.source import crc32_of, destination, read_tensor
 from ckptmgr_torch.values import Chunk, Sharded, Tensor
 
 Array = np.ndarray[Any, Any]
@@ -84,12 +85,12 @@ class TorchDCPBackend:
             raw = folder.read_range(FILE, 0, head.nbytes)
         except (EOFError, FileNotFoundError) as error:
             raise origin.corrupt("it was cut off or deleted while it was read") from error
-        return _opened(folder, origin, dcp_metadata.parse(raw, origin), len(raw), head)
+        sizes = {name: file.nbytes for name, file in folder.list().files.items()}
+        found = dcp_metadata.parse(raw, origin, stored=sum(sizes.values()))
+        return _opened(folder, origin, found, sizes, len(raw), head)
 
 
-def _opened(folder: Folder, origin: Origin, found: Metadata, nbytes: int, head: Head) -> "DCPSource":
-    files = folder.list().files
-    sizes = {name: file.nbytes for name, file in files.items()}
+def _opened(folder: Folder, origin: Origin, found: Metadata, sizes: Mapping[str, int], nbytes: int, head: Head) -> "DCPSource":
     for name, file, offset, held in _places(found):
         if file not in sizes:
             raise origin.corrupt(f"it lies in {file!r}, and there is no such file: it was not copied, or is lost", name)
@@ -171,6 +172,21 @@ class DCPSource:
             box = None if chunk.box == Box.whole(tensor.shape) else chunk.box
             found.append(Extent(self.folder, chunk.file, start, box))
         return found
+
+    def crc32(self, name: str) -> int | None:
+        """See `Summed`; from those of its slices, where they are whole rows."""
+        tensor = self.tensors[name]
+        if not isinstance(tensor, Sharded):
+            return None
+        value = 0
+        for chunk, (file, view, _) in sorted(
+            zip(tensor.chunks, self._located(name), strict=True), key=lambda it: it[0].box.start
+        ):
+            found = crc32_of(file, view)
+            if found is None or chunk.box.shape[1:] != tensor.shape[1:]:
+                return None
+            value = combine_crc32(value, found, chunk.box.size * tensor.itemsize)
+        return value
 
     def extents_of(self, names: Sequence[str]) -> Places:
         """See `Bulk`: the items of all these tensors are looked at side by side."""

@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple, NoReturn
 
-from ckptmgr.backend import Box
+from ckptmgr.backend import Box, numpy_dtype
 from ckptmgr_torch import allowed
 from ckptmgr_torch.machine import Machine
 from ckptmgr_torch.origin import Damaged, Origin
-from ckptmgr_torch.values import Allowed, Chunk, Dtype, Record, Sharded, short
+from ckptmgr_torch.values import Allowed, Chunk, Dtype, Record, Sharded, is_possible, short
 
 FILE = ".metadata"
 MAX_NBYTES = 128 << 20
 _FREE_SLICES = 1 << 12
+_ITEM_NBYTES = 1 << 10  # of a file of torch, at least
 _METADATA, _FILESYSTEM = "torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem"
 _CLASSES = [
     *((_METADATA, name) for name in ("Metadata", "MetadataIndex", "ChunkStorageMetadata", "TensorStorageMetadata")),
@@ -42,14 +43,14 @@ class Metadata(NamedTuple):
     paths: dict[str, tuple[str | int, ...]]
 
 
-def parse(raw: bytes, origin: Origin) -> Metadata:
-    """What the file says; that files have so many bytes is for the caller to check.
+def parse(raw: bytes, origin: Origin, *, stored: int) -> Metadata:
+    """What the file says; that files have so many bytes is for the caller to check. ``stored`` are the bytes of all files.
 
     Raises:
         CorruptCheckpointError: it is damaged, or slices do not make up a tensor.
         UnsafeCheckpointError: it names a global that it does not need, or files elsewhere.
     """
-    found = Machine(raw, _find, _no_storage, origin).run(FILE)
+    found = Machine(raw, _find, _no_storage, origin, tensors=stored // _ITEM_NBYTES).run(FILE)
     return _Reading(origin, len(raw)).metadata(found)
 
 
@@ -135,6 +136,8 @@ class _Reading:
         dtype = state[0] if isinstance(state, tuple) and state else None
         if not isinstance(dtype, Dtype):
             raise self.origin.corrupt(f"{FILE} gives it no dtype", name)
+        if not is_possible(shape, numpy_dtype(dtype.name).itemsize):
+            raise self.origin.corrupt(f"no array can have its shape {shape}", name)
         chunks = entry.fields.get("chunks")
         boxes: dict[tuple[int, ...], Box] = {}
         for chunk in chunks if isinstance(chunks, list) else []:

@@ -2,6 +2,7 @@
 
 A global is a name that the caller's table knows, or it is refused; what is called, instantiated or given a state is one of
 `values`. Memory is bounded by the pickle's own size: one byte makes at most a small constant of it, and what copies counts.
+Time and memory are bounded also for a large one: only the tensors beside it warrant more than some million values.
 
 Source: the documentation of opcodes in CPython's pickletools; protocols 2 to 5.
 """
@@ -16,6 +17,11 @@ from ckptmgr_torch.origin import Damaged, Origin, Refused
 from ckptmgr_torch.values import Allowed, Set, check_key, short
 
 _FREE = 1 << 16  # containers, and bytes that are copied, beside one for each few bytes
+MOST_VALUES = 1 << 23  # beside those of tensors: a list of numbers of that length takes seconds, and should be a tensor
+_MOST_OBJECTS = 1 << 22
+_VALUES_OF_TENSOR, _OBJECTS_OF_TENSOR = 128, 64  # at most, in metadata of slices: about half of them
+_MEMO_GAP = 256  # between the numbers of two values; picklers leave none
+_MISSING: Any = object()
 _MAX_LINE = 1024  # of a name
 _MAX_INT_NBYTES = 1 << 16
 _STOP = ord(".")
@@ -34,17 +40,26 @@ class Machine:
     """One run over the bytes of a pickle.
 
     ``find`` gives what stands for a global, or raises Refused; ``persistent`` what stands for an object outside of the pickle.
+    ``tensors`` is how many there can be at most, by what is stored of them.
     """
 
     def __init__(
-        self, data: bytes, find: Callable[[str, str], object], persistent: Callable[[object], object], origin: Origin
+        self,
+        data: bytes,
+        find: Callable[[str, str], object],
+        persistent: Callable[[object], object],
+        origin: Origin,
+        *,
+        tensors: int = 0,
     ) -> None:
         self.data, self.find, self.persistent, self.origin = data, find, persistent, origin
         self.at = 0
         self.stack: list[Any] = []
         self.frames: list[list[Any]] = []  # the stacks below each mark
-        self.memo: dict[int, Any] = {}
-        self.objects, self.copied = _FREE + len(data) // 4, _FREE + 4 * len(data)
+        self.memo: list[Any] = []
+        self.objects = min(_FREE + len(data) // 4, _MOST_OBJECTS + _OBJECTS_OF_TENSOR * tensors)
+        self.copied = _FREE + 4 * len(data)
+        self.steps = MOST_VALUES + _VALUES_OF_TENSOR * tensors
 
     def run(self, what: str) -> Any:
         """The value of the pickle, which is called ``what`` in errors.
@@ -65,7 +80,7 @@ class Machine:
 
     def _run(self) -> Any:
         ops, data = _OPS, self.data
-        while True:
+        for _ in range(self.steps):
             op = data[self.at]
             self.at += 1
             if op == _STOP:
@@ -73,6 +88,8 @@ class Machine:
             if op not in ops:
                 raise self._unknown(op)
             ops[op](self)
+        else:
+            raise Damaged(f"it takes more than {self.steps} steps: keep long lists of numbers as tensors")
         if len(self.stack) != 1 or self.frames:
             raise Damaged(f"it ends with {len(self.stack)} values")
         return self.stack[0]
@@ -261,15 +278,19 @@ def _pop(it: Machine) -> None:
 def _put(it: Machine) -> None:
     op = it.data[it.at - 1]
     index = len(it.memo) if op == 0x94 else it.number(1 if op == ord("q") else 4)
-    it.memo[index] = it.stack[-1]
-    if len(it.memo) > _FREE + len(it.data) // 3:  # what is worth a place takes more bytes than that
+    if index > len(it.memo) + _MEMO_GAP or len(it.memo) > _FREE + len(it.data) // 3:  # what is worth a place takes more bytes
         raise Damaged("it keeps more values than a pickle of its size has")
+    if index == len(it.memo):
+        it.memo.append(it.stack[-1])
+        return
+    it.memo += [_MISSING] * (index + 1 - len(it.memo))
+    it.memo[index] = it.stack[-1]
 
 
 @_op(b"h", b"j")
 def _get(it: Machine) -> None:
     index = it.number(1 if it.data[it.at - 1] == ord("h") else 4)
-    if index not in it.memo:
+    if index >= len(it.memo) or it.memo[index] is _MISSING:
         raise Damaged(f"it has put nothing at {index}")
     it.push(it.memo[index])
 

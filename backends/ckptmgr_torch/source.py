@@ -54,6 +54,11 @@ class TorchSource:
         entry, offset = self.entries[name], self._offsets[name]
         return () if offset is None else (Extent(entry.file.folder, entry.file.file, offset),)
 
+    def crc32(self, name: str) -> int | None:
+        """See `Summed`; that of the record, if the tensor is all of it."""
+        entry = self.entries[self.aliases.get(name, name)]
+        return crc32_of(entry.file, entry.leaf) if isinstance(entry.leaf, Tensor) else None
+
     def extents_of(self, names: Sequence[str]) -> Places:
         """See `Bulk`."""
         names = [self.aliases.get(name, name) for name in names]
@@ -125,6 +130,14 @@ def read_tensor(file: TorchFile, tensor: Tensor, box: Box, out: Array, name: str
         read_view(file.folder, file.file, start, tensor, box, out, is_big=file.is_big)
     except EOFError as error:
         raise CorruptCheckpointError(f"{file.file!r} ends inside tensor {name!r}", file=file.file, tensor=name) from error
+
+
+def crc32_of(file: TorchFile, tensor: Tensor) -> int | None:
+    """The crc32 of a tensor that is all of its record, as the archive tells it; 0 stands for none there."""
+    is_all = tensor.offset == 0 and tensor.span * tensor.itemsize == tensor.storage.nbytes
+    if not is_all or not tensor.is_contiguous or (file.is_big and tensor.itemsize > 1):
+        return None
+    return file.archive.members[file.record(tensor.storage)].crc32 or None
 
 
 def spec_of(leaf: Tensor | Array) -> TensorSpec:

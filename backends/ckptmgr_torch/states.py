@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from ckptmgr.backend import JSON, Path, skeleton, tensor_names
+from ckptmgr_torch.machine import MOST_VALUES
 from ckptmgr_torch.origin import Origin
 from ckptmgr_torch.values import Dtype, NumpyArray, Set, Sharded, Tensor, short
 
@@ -17,6 +18,7 @@ Array: TypeAlias = np.ndarray[Any, Any]
 Leaf: TypeAlias = Tensor | Sharded | Array
 
 _FREE_VALUES, _FREE_TEXT, _FREE_NBYTES = 1 << 16, 4 << 20, 32 << 20
+_MOST_TEXT = 1 << 28
 _MORE_TEXT = 8  # characters of all names for each byte of a pickle
 _MORE_NBYTES = 8  # bytes of all tensors for each byte of their storages: one that was expanded is stored once
 
@@ -48,7 +50,8 @@ def understand(value: object, origin: Origin, *, nbytes: int, stored: int, tied:
 class _Walk:
     def __init__(self, origin: Origin, nbytes: int) -> None:
         self.origin = origin
-        self.values, self.text = _FREE_VALUES + nbytes, _FREE_TEXT + _MORE_TEXT * nbytes
+        self.values = min(_FREE_VALUES + nbytes, MOST_VALUES)
+        self.text = min(_FREE_TEXT + _MORE_TEXT * nbytes, _MOST_TEXT)
         self.paths: list[Path] = []  # of each tensor, as are the next two
         self.leaves: list[Leaf] = []
         self.nodes: list[dict[str, JSON]] = []

@@ -75,6 +75,8 @@ class Tensor:
             raise Damaged("a tensor has an offset, a shape or strides that are no natural numbers")
         if len(self.shape) != len(self.strides) or len(self.shape) > MAX_RANK:
             raise Damaged(f"a tensor has {len(self.shape)} dimensions and {len(self.strides)} strides")
+        if not is_possible(self.shape, self.itemsize):
+            raise Damaged(f"no array can have the shape {self.shape}")
         if (self.span + self.offset) * self.itemsize > self.storage.nbytes:
             raise Damaged(
                 f"a tensor needs {self.span} elements of {self.itemsize} bytes from element {self.offset} on, "
@@ -224,12 +226,17 @@ def check_key(key: object) -> None:
         raise Refused(f"a dict with the key {short(key)}, which is not read: use texts or numbers")
 
 
+def is_possible(shape: tuple[int, ...], itemsize: int) -> bool:
+    """Whether numpy can make an array of that shape: not one that without its zeros would be too large, even if it is empty."""
+    return len(shape) <= MAX_RANK and math.prod(filter(None, shape)) * itemsize < _NUMBERS
+
+
 def array_of(data: Any, dtype: Any, shape: Any, order: str = "C") -> np.ndarray[Any, Any]:
     """The array with these bytes, not copied. Raises Damaged."""
     if not isinstance(dtype, NumpyDtype) or not isinstance(data, bytes) or order not in ("C", "F"):
         raise Damaged("a numpy array is not made of a dtype and bytes")
-    is_shape = isinstance(shape, tuple) and len(shape) <= MAX_RANK and all(type(size) is int and size >= 0 for size in shape)
-    if not is_shape or math.prod(shape) * dtype.numpy.itemsize != len(data):
+    is_shape = isinstance(shape, tuple) and all(type(size) is int and size >= 0 for size in shape)
+    if not is_shape or not is_possible(shape, dtype.numpy.itemsize) or math.prod(shape) * dtype.numpy.itemsize != len(data):
         raise Damaged(f"a numpy array has {len(data)} bytes, which its shape and dtype do not fit")
     flat = np.frombuffer(data, dtype.numpy)
     made: np.ndarray[Any, Any] = flat.reshape(shape, order=order)  # type: ignore[call-overload]

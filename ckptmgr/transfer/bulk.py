@@ -47,6 +47,7 @@ class Bulk:
     ) -> None:
         dtypes = [spec.dtype for spec in specs]
         itemsizes = {dtype: _itemsize(dtype) for dtype in set(dtypes)}
+        self._names = names
         self.arrays: list[Any] = [None] * len(names)
         sizes = np.array([spec.nbytes for spec in specs], np.int64)
         steps = np.array([itemsizes[dtype] for dtype in dtypes], np.int64)
@@ -94,6 +95,10 @@ class Bulk:
         """
         for file in self.files:
             file.map(self.arrays)
+
+    def filled(self) -> Iterator[tuple[str, _Array]]:
+        """Name and array of every tensor here, after they were read."""
+        return ((self._names[row], self.arrays[row]) for file in self.files for row in file.columns.rows)
 
     def spans(self, file: "_File", checks: list[Check] | None) -> Iterator[Span]:
         """What is to be read of a file, by ascending offset; ``checks`` takes what is to be looked at after that."""

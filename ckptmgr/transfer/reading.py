@@ -18,7 +18,7 @@ from ckptmgr.source import Bulk as HasPlaces
 from ckptmgr.source import TensorSource
 from ckptmgr.spec import PackedArray
 from ckptmgr.storage import Folder, LocalStore
-from ckptmgr.transfer import planning, slabs
+from ckptmgr.transfer import planning, slabs, summing
 from ckptmgr.transfer.bulk import Bulk
 from ckptmgr.transfer.detour import BOUNCE_NBYTES, Detour
 from ckptmgr.transfer.lanes import share
@@ -44,9 +44,9 @@ def read(
 
     An ``out`` is filled and is the array given back; one that is not C-contiguous and native is filled through a copy.
     New arrays are writable, C-contiguous and 64-byte aligned; ``is_apart`` gives each memory of its own. With
-    ``verify="full"`` every extent that is read whole is compared with its crc32c, if it has one; a slice of an extent cannot
-    be checked. Sizes of files are always looked at before memory is taken. If this raises, the contents of the ``out``
-    arrays are undefined. ``progress`` is called in this thread.
+    ``verify="full"`` every extent that is read whole is compared with its crc32c, if it has one, and every whole tensor with
+    the crc32 of a `Summed` source; a slice of one cannot be checked. Sizes of files are always looked at before memory is taken.
+    If this raises, the contents of the ``out`` arrays are undefined. ``progress`` is called in this thread.
 
     Raises:
         KeyError: the source has no tensor of that name.
@@ -137,6 +137,8 @@ def _read(
         if not goal.is_raw:
             source.read(goal.name, goal.box, goal.array)
             tally.add(goal.nbytes)
+    if verify == "full":
+        summing.check(source, itertools.chain(summing.whole(goals), () if found is None else found.filled()))
     arrays = [_finished(goal, source) for goal in goals]
     tally.add(0)
     return arrays, Stats(tally.done, time.perf_counter() - started, tally.phases)

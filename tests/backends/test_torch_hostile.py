@@ -23,6 +23,8 @@ from bounds import cheap
 from torch_pickles import Calls, W, archive, calling, loaded, number, numbers, program, state, storage, tensor, text
 
 from ckptmgr.errors import CheckpointError, CorruptCheckpointError, UnsafeCheckpointError
+from ckptmgr_torch import allowed, machine
+from ckptmgr_torch.origin import Origin
 
 MARK = "ckptmgr-torch-ran-code"
 
@@ -169,6 +171,7 @@ WRONG: dict[str, bytes] = {  # of allowed globals, with what they cannot have
     "a shape that overflows": state(w=tensor(shape=(1 << 62, 1 << 62), strides=(1, 1))),
     "a shape of numbers that are too large": state(w=tensor(shape=(1 << 70000,), strides=(1,))),
     "a shape that is much larger than the storage": state(w=tensor(shape=(1 << 40,), strides=(0,))),
+    "an empty shape that no array can have": state(w=tensor(shape=(1 << 62, 1 << 62, 0), strides=(1, 1, 1))),
     "more strides than dimensions": state(w=tensor(strides=(3, 1, 1))),
     "too many dimensions": state(w=tensor(shape=(1,) * 65, strides=(1,) * 65)),
     "views that are many times the storage": program(b"](", *MANY_VIEWS, b"e"),
@@ -201,6 +204,8 @@ WRONG: dict[str, bytes] = {  # of allowed globals, with what they cannot have
     "long names, many numbers": program(b"}", text("n" * 100_000), b"](", b"K\x01" * 50_000, b"es"),
     "lists and nothing else": program(b"(", b"]" * 1_000_000, b"t"),
     "places in the memo and nothing else": program(b"N", b"\x94" * 1_000_000),
+    "places in the memo, as many as there may be": program(text("x" * 1_400_000), b"\x94" * 700_000, b"N"),
+    "a place in the memo far behind the others": program(b"Nr", struct.pack("<I", 1 << 31)),
     "marks and nothing else": program(b"(" * 1_000_000),
     "the same bytes again and again": program(text("x" * 100_000), b"q\x000](", COPY * 5000, b"e"),
     "the same path again and again": program(text("x" * 100_000), b"q\x000", glob("pathlib.PosixPath"), PARTS, b"R"),
@@ -291,6 +296,23 @@ def test_a_bomb_is_not_decompressed(tmp_path: Path) -> None:
 
     with cheap(nbytes=8 << 20), pytest.raises(UnsafeCheckpointError, match="bomb"):
         loaded(path)
+
+
+def test_a_pickle_that_somebody_compressed_takes_no_more_than_its_file_tells(tmp_path: Path) -> None:
+    numbers = b"".join(b"K%c" % choice for choice in random.Random(1).randbytes(600_000))
+    path = archive(tmp_path / "m.pt", program(b"](", numbers, b"e"), method=zipfile.ZIP_DEFLATED)
+
+    with cheap(nbytes=4 << 20), pytest.raises(CorruptCheckpointError, match="it is compressed and has"):
+        loaded(path)
+
+
+def test_a_pickle_of_more_values_than_any_checkpoint_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "MOST_VALUES", 1000)
+    long = program(b"](", b"N" * 2000, b"e")
+
+    with pytest.raises(CorruptCheckpointError, match="more than 1000 steps: keep long lists"):
+        machine.Machine(long, allowed.find, allowed.find, Origin("m.pt", "m.pt")).run("it")
+    assert machine.Machine(long, allowed.find, allowed.find, Origin("m.pt", "m.pt"), tensors=10).run("it") == [None] * 2000
 
 
 def test_nothing_is_imported_by_the_names_in_a_file(tmp_path: Path) -> None:
