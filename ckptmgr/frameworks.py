@@ -138,10 +138,11 @@ class JaxAdapter(Adapter):
     def describe_all(self, leaves: Sequence[Any]) -> list[TensorSpec] | None:
         if self.is_description or isinstance(leaves[0], sys.modules["jax"].core.Tracer):
             return None
-        if [True for leaf in leaves if leaf.is_deleted() or not isinstance(leaf.dtype, np.dtype)]:  # keys are of another kind
-            return None
+        whats = [leaf.aval for leaf in leaves]
+        if [True for leaf in leaves if leaf.is_deleted()] or [True for what in whats if not isinstance(what.dtype, np.dtype)]:
+            return None  # or keys, which are of another kind
         is_local = all(map(jaxarrays.is_local, jaxarrays.shardings(leaves)))
-        return [tensor_spec(leaf.dtype, leaf.shape) for leaf in leaves] if is_local else None
+        return [tensor_spec(what.dtype, what.shape) for what in whats] if is_local else None
 
     def host(self, leaf: Any) -> Array:
         if jaxarrays.is_key(leaf):
