@@ -31,6 +31,13 @@ class Adapter:
         array = self.host(leaf)
         return tensor_spec(array.dtype, array.shape)
 
+    def describe_all(self, leaves: Sequence[Any]) -> list[TensorSpec] | None:
+        """The specs of leaves of one exact type, of one kind, and each its own memory as long as it is not the same object.
+
+        None if they are not: then they are asked one by one. Raises like `describe`.
+        """
+        return None
+
     def host(self, leaf: Any) -> Array:
         """The leaf's values in host memory; its own memory where possible."""
         raise NotImplementedError
@@ -42,6 +49,10 @@ class Adapter:
     def frozen(self, leaf: Any) -> Array | None:
         """The leaf's values in host memory, if nothing can change them any more; else None."""
         return None
+
+    def frozen_all(self, leaves: Sequence[Any]) -> Sequence[Array | None]:
+        """`frozen` of each of these leaves of one exact type."""
+        return list(map(self.frozen, leaves))
 
     def stage(self, leaf: Any, out: Array) -> Callable[[], object] | None:
         """Copies the leaf's values into ``out``, a native C-contiguous array of its spec.
@@ -116,6 +127,14 @@ class PlainNumpyAdapter(NumpyAdapter):
 
     def describe(self, leaf: Any) -> TensorSpec:
         return tensor_spec(leaf.dtype, leaf.shape)
+
+    def describe_all(self, leaves: Sequence[Any]) -> list[TensorSpec] | None:
+        if [True for leaf in leaves if leaf.base is not None]:  # see `identity`
+            return None
+        return [tensor_spec(leaf.dtype, leaf.shape) for leaf in leaves]
+
+    def frozen_all(self, leaves: Sequence[Any]) -> Sequence[Array | None]:
+        return [None] * len(leaves)
 
 
 class BufferAdapter(Adapter):

@@ -5,7 +5,8 @@ anew in the same place. Frameworks are recognized by the type of a leaf and neve
 """
 
 import sys
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,15 @@ def frozen(leaf: Any) -> Array | None:
     does not take over the memory of an array that is donated: it takes new memory.
     """
     return _adapter(leaf).frozen(leaf)
+
+
+def frozen_all(leaves: Sequence[Any]) -> list[Array | None]:
+    """`frozen` of each of these leaves, in less time: most are like the one before."""
+    found: list[Array | None] = []
+    for _, run in groupby(leaves, type):
+        alike = list(run)
+        found += _adapter(alike[0]).frozen_all(alike)
+    return found
 
 
 def stage(leaf: Any, out: Array) -> Callable[[], object] | None:

@@ -6,13 +6,12 @@ Every bit of a value survives; what cannot be given or taken exactly is refused.
 
 import functools
 import sys
-from collections.abc import Callable, Hashable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ckptmgr import cuda
+from ckptmgr import cuda, jaxarrays
 from ckptmgr.adapter import Adapter, Array, overlaps_itself, view
 from ckptmgr.box import Box
 from ckptmgr.errors import UnsupportedLeafError, UnsupportedTensorError
@@ -122,7 +121,7 @@ class JaxAdapter(Adapter):
     """jax arrays whose shards are all in this process, and typed keys, which are stored as their words."""
 
     def kind(self, leaf: Any) -> str:
-        return f"jax.key/{_jax_impl(leaf)}" if _is_jax_key(leaf) else "jax"
+        return f"jax.key/{jaxarrays.impl(leaf)}" if jaxarrays.is_key(leaf) else "jax"
 
     def describe(self, leaf: Any) -> TensorSpec:
         jax = sys.modules["jax"]
@@ -131,25 +130,31 @@ class JaxAdapter(Adapter):
         if not self.is_description:
             if leaf.is_deleted():
                 raise UnsupportedLeafError("is a deleted jax array (donated?)")
-            if not _jax_is_local(leaf.sharding):
+            if not jaxarrays.is_local(leaf.sharding):
                 raise UnsupportedLeafError("is a jax array with shards in other processes")
-        words = jax.eval_shape(jax.random.key_data, leaf) if _is_jax_key(leaf) else leaf
+        words = jax.eval_shape(jax.random.key_data, leaf) if jaxarrays.is_key(leaf) else leaf
         return tensor_spec(words.dtype, words.shape)
 
+    def describe_all(self, leaves: Sequence[Any]) -> list[TensorSpec] | None:
+        if self.is_description or isinstance(leaves[0], sys.modules["jax"].core.Tracer):
+            return None
+        whats = [leaf.aval for leaf in leaves]
+        if [True for leaf in leaves if leaf.is_deleted()] or [True for what in whats if not isinstance(what.dtype, np.dtype)]:
+            return None  # or keys, which are of another kind
+        is_local = all(map(jaxarrays.is_local, jaxarrays.shardings(leaves)))
+        return [tensor_spec(what.dtype, what.shape) for what in whats] if is_local else None
+
     def host(self, leaf: Any) -> Array:
-        if _is_jax_key(leaf):
+        if jaxarrays.is_key(leaf):
             leaf = sys.modules["jax"].random.key_data(leaf)
-        if _jax_is_single(leaf.sharding) and (take := getattr(leaf, "_single_device_array_to_np_array_did_copy", None)):
-            # Jax's own, which may go one day: it is what the public ways below come to, in a third of the time.
-            values: Array = take()[0]
-            values.flags.writeable = False
-            return values
+        if jaxarrays.is_single(leaf.sharding) and hasattr(leaf, jaxarrays.TAKE):
+            return jaxarrays.values([leaf])[0]
         # numpy would first ask for a buffer, which jax does not give of dtypes that are not numpy's own: half of the time.
         array: Array = np.asarray(leaf) if leaf.dtype.isbuiltin == 1 else leaf.__array__()
         return array
 
     def part(self, leaf: Any, box: Box) -> Array:
-        if _is_jax_key(leaf) or all(device.platform == "cpu" for device in leaf.devices()):
+        if jaxarrays.is_key(leaf) or all(device.platform == "cpu" for device in leaf.devices()):
             return view(self.host(leaf), box)
         # Plain indexing would compile a program for every start.
         return np.asarray(sys.modules["jax"].lax.dynamic_slice(leaf, box.start, box.shape))
@@ -159,23 +164,27 @@ class JaxAdapter(Adapter):
         # and the array stays as it is. From a device it is copied.
         return self.host(leaf)
 
+    def frozen_all(self, leaves: Sequence[Any]) -> Sequence[Array | None]:
+        is_direct = hasattr(leaves[0], jaxarrays.TAKE) and all(map(jaxarrays.is_single, jaxarrays.shardings(leaves)))
+        return jaxarrays.values(leaves) if is_direct and not any(map(jaxarrays.is_key, leaves)) else super().frozen_all(leaves)
+
     def fill(self, leaf: Any, array: Array) -> Any:
         jax = sys.modules["jax"]
         sharding = leaf.sharding if getattr(leaf, "committed", True) else None
-        if _is_jax_key(leaf):
+        if jaxarrays.is_key(leaf):
             return jax.device_put(self.make(self.kind(leaf), array), sharding)
         if getattr(leaf, "weak_type", False) and not array.ndim:
             # Python numbers are weak in jax: a strong one would promote what it meets.
             weak = jax.numpy.asarray(array.item())
             if np.asarray(weak).dtype == array.dtype and np.asarray(weak).tobytes() == array.tobytes():
                 return weak
-        with _jax_wide(array):
+        with jaxarrays.wide(array):
             return jax.device_put(array, sharding)
 
     def make(self, kind: str, array: Array) -> Any:
         jax = sys.modules["jax"]
         try:
-            with _jax_wide(array):
+            with jaxarrays.wide(array):
                 made = jax.device_put(array)
             return jax.random.wrap_key_data(made, impl=kind.partition("/")[2]) if kind.startswith("jax.key/") else made
         except (TypeError, ValueError, RuntimeError):
@@ -320,43 +329,6 @@ def _torch_packed(spec: TensorSpec) -> tuple[Any, tuple[int, ...]]:
     if spec.dtype != "packed_float4_e2m1fn" or not spec.shape or spec.shape[-1] % 2:
         return None, ()
     return dtype, (*spec.shape[:-1], spec.shape[-1] // 2)
-
-
-@functools.lru_cache(maxsize=256)
-def _jax_is_local(sharding: Any) -> bool:
-    """Whether all devices of a sharding are of this process: jax goes through them each time."""
-    return bool(sharding.is_fully_addressable)
-
-
-@functools.lru_cache(maxsize=256)
-def _jax_is_single(sharding: Any) -> bool:
-    """Whether an array of that sharding is one buffer."""
-    return len(sharding.device_set) == 1
-
-
-def _is_jax_key(leaf: Any) -> bool:
-    if isinstance(dtype := leaf.dtype, np.dtype):  # as nearly all are, and jax takes 2 µs to tell
-        return False
-    jax = sys.modules["jax"]
-    return bool(jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key))
-
-
-def _jax_impl(leaf: Any) -> Any:
-    """Which kind of keys they are. A leaf without values is only told inside of a traced function."""
-    jax = sys.modules["jax"]
-    found: list[Any] = []
-    jax.eval_shape(lambda keys: found.append(jax.random.key_impl(keys)), leaf)
-    return found[0]
-
-
-def _jax_wide(array: Array) -> AbstractContextManager[Any]:
-    """Where jax takes 64-bit elements as they are, whatever its configuration."""
-    jax = sys.modules["jax"]
-    if array.dtype.name not in ("int64", "uint64", "float64", "complex128"):
-        return nullcontext()
-    wide = jax.enable_x64 if hasattr(jax, "enable_x64") else sys.modules["jax.experimental"].enable_x64
-    context: AbstractContextManager[Any] = wide(True)
-    return context
 
 
 def is_torch_module(value: Any) -> bool:

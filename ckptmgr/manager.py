@@ -23,6 +23,7 @@ from ckptmgr.hints import Hints
 from ckptmgr.incremental import Incremental
 from ckptmgr.manifest import Manifest
 from ckptmgr.naming import StepNaming, checked_step
+from ckptmgr.planner import Planner
 from ckptmgr.renaming import Rule
 from ckptmgr.resuming import restored_or_initial, with_skipped
 from ckptmgr.retention import KeepAll, Plan, Retention, best, plan
@@ -95,6 +96,7 @@ class CheckpointManager:
             raise TypeError(f"run must be a string, not {run!r}")
         self._run = run
         self._incremental = Incremental(self._steps, incremental)
+        self._planner = Planner(STEM, self._incremental.groups)
         self._group = group or Solo()
         if self._group.size != 1:
             raise ValueError(f"a group of {self._group.size} processes cannot save together yet: use one process")
@@ -143,7 +145,7 @@ class CheckpointManager:
         must stay as they are until `complete` returns. Raises as `save` does for what cannot be stored.
         """
         given = (metrics or {}, metadata or {}, assets or {}, overwrite)
-        return saving.prepare(step, state, *given, self.backend, STEM, self.max_file_nbytes, self._incremental.groups)
+        return saving.prepare(step, state, *given, lambda flat: self._planner.plan(flat, self.backend, self.max_file_nbytes))
 
     def complete(self, prepared: Prepared, *, on_written: Callable[[], object] = lambda: None, after: int = 0) -> StepInfo:
         """The second half of `save`, once: writes what was prepared, calls ``on_written``, commits, applies retention.

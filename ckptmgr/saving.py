@@ -93,15 +93,12 @@ def prepare(
     metadata: Mapping[str, JSON],
     assets: Mapping[str, Asset],
     overwrite: bool,
-    backend: Backend,
-    stem: str,
-    max_file_nbytes: int | None,
-    groups: Groups | None = None,
+    plan: Callable[[Flat], Plan],
 ) -> Prepared:
     """All that `CheckpointManager.save` checks before it claims the step; raises what that tells."""
     step, taken = checked_step(step), numbers(metrics)
     facts = plain_json(dict(metadata), "metadata")
-    planned = plan(tree.flatten(state), backend, stem=stem, max_file_nbytes=max_file_nbytes, groups=groups)
+    planned = plan(tree.flatten(state))
     files = asset_bytes(assets, taken={TREE, *(file.name for file in planned.layout.files)})
     return Prepared(step, planned, taken, facts, files, overwrite)
 

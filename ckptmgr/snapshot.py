@@ -54,15 +54,12 @@ class Staging:
             MemoryError: there is no room for a copy of the state; nothing was copied.
         """
         flat = prepared.plan.flat
-        tensors: dict[str, _Array] = {}
-        names: list[str] = []
-        for name, leaf in flat.tensors.items():
-            if name in flat.strings:
-                continue  # their values were taken already
-            if type(leaf) is np.ndarray or (array := arrays.frozen(leaf)) is None:
-                names.append(name)
-            else:
-                tensors[name] = array
+        leaves = {
+            name: leaf for name, leaf in flat.tensors.items() if name not in flat.strings
+        }  # their values were taken already
+        found = dict(zip(leaves, arrays.frozen_all(list(leaves.values())), strict=True))
+        tensors = {name: array for name, array in found.items() if array is not None}
+        names = [name for name, array in found.items() if array is None]
         places = self._room([flat.specs[name] for name in names])
         unfinished = _copy((flat.tensors[name] for name in names), places)
         tensors.update(zip(names, places, strict=True))

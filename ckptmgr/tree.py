@@ -16,7 +16,7 @@ from ckptmgr.adapter import Adapter
 from ckptmgr.errors import CorruptCheckpointError, UnsupportedLeafError, UnsupportedTensorError
 from ckptmgr.layout import Scalar
 from ckptmgr.skeleton import MAX_DEPTH, Path, TensorNode
-from ckptmgr.spec import STRING, TensorSpec, tensor_spec
+from ckptmgr.spec import STRING, TensorSpec
 from ckptmgr.step import JSON
 from ckptmgr.strings import from_strings, string_tag, string_values
 
@@ -41,7 +41,7 @@ class Flat:
     aliases: dict[str, str]
     strings: dict[str, list[bytes]]
     paths: dict[str, Path]
-    scalars: dict[Path, Scalar]
+    scalars: Mapping[Path, Scalar]
 
 
 @garbage.later()
@@ -212,7 +212,8 @@ class _Flattening:
                 node.clear()
                 node.update({str(self.paths[index][-1]): {"$tensor": found[index]} for index in indexes})
         tensors, specs = dict(zip(found, self.leaves, strict=True)), dict(zip(found, self.specs, strict=True))
-        aliases = {found[index]: found[first] for index, first in enumerate(self.firsts) if first != index}
+        has_ties = self.firsts != list(range(len(found)))
+        aliases = {found[index]: found[first] for index, first in enumerate(self.firsts) if first != index} if has_ties else {}
         for alias in aliases:
             del tensors[alias], specs[alias]
         strings = {found[index]: values for index, values in self.strings.items()}
@@ -283,29 +284,34 @@ class _Flattening:
         return node
 
     def arrays(self, value: Any, inner: Sequence[tuple[str | int, Any]], path: Path) -> JSON | None:
-        """The node of a container of nothing but numpy arrays that share nothing, all at once; None if it is any other."""
-        if not inner or type(inner[0][1]) is not np.ndarray:
+        """The node of a container of nothing but arrays of one type that share nothing, all at once; None if it is any other."""
+        adapter = arrays.adapter(inner[0][1]) if inner else None
+        if adapter is None:
             return None
-        keys, leaves = [key for key, _ in inner], [leaf for _, leaf in inner]
-        if set(map(type, leaves)) != {np.ndarray} or [True for leaf in leaves if leaf.base is not None]:
+        keys, leaves = map(list, zip(*inner, strict=True))
+        if len(set(map(type, leaves))) > 1:
             return None
         try:
-            specs = [tensor_spec(leaf.dtype, leaf.shape) for leaf in leaves]
-        except UnsupportedTensorError:
+            specs = adapter.describe_all(leaves)
+        except (UnsupportedLeafError, UnsupportedTensorError):
             return None  # one by one, to tell which
+        if specs is None or 0 in [spec.nbytes for spec in specs]:
+            return None
         indexes = range(len(self.paths), len(self.paths) + len(leaves))
-        fresh: dict[Hashable, int] = dict(zip(map(id, leaves), indexes, strict=True))  # see `NumpyAdapter.identity`
-        if len(fresh) < len(leaves) or not self.seen.keys().isdisjoint(fresh) or 0 in [spec.nbytes for spec in specs]:
+        fresh: dict[Hashable, int] = dict(zip(map(id, leaves), indexes, strict=True))
+        if len(fresh) < len(leaves) or not self.seen.keys().isdisjoint(fresh):
             return None
         self.paths += [(*path, key) for key in keys]
         self.leaves += leaves
         self.specs += specs
         self.firsts += indexes
         self.seen |= fresh
-        if type(value) is dict and (group := skeleton.arrays(keys, path)) is not None:
+        kind = adapter.kind(leaves[0])
+        if kind == "numpy" and type(value) is dict and (group := skeleton.arrays(keys, path)) is not None:
             self.groups.append((indexes, group))
             return group
-        nodes: list[dict[str, JSON]] = [{"$tensor": None} for _ in keys]
+        node: dict[str, JSON] = {"$tensor": None} if kind == "numpy" else {"$tensor": None, "kind": kind}
+        nodes = [node.copy() for _ in keys]
         self.nodes += zip(indexes, nodes, strict=True)
         return containers.encode(value, list(zip(keys, nodes, strict=True)))
 

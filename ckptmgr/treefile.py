@@ -25,7 +25,7 @@ __all__ = ["Row", "Table", "TreeFile", "TreeText", "encode"]
 
 T = TypeVar("T", "TreeFile", "TreeFile | None")
 
-_HEAD = b'{\n"format_version": %d,\n"kinds": ' % FORMAT_VERSION  # as `encode` begins; the kinds end with their line
+_HEAD = b'{\n"format_version": %d,\n"kinds": ' % FORMAT_VERSION  # as `encode` begins; the kinds follow, a line each
 _TENSORS = b'\n"tensors": [\n'
 _FEW = 16  # tensors that are looked up one by one before all rows are decoded
 
@@ -130,7 +130,8 @@ class TreeText:
             if not blocks:
                 return None
             # A whole tree, so that nothing is checked in another way.
-            tree = {"format_version": FORMAT_VERSION, "aliases": {}, "metadata": {}, "kinds": self._kinds, "tensors": blocks}
+            kinds = self._kinds(blocks)
+            tree = {"format_version": FORMAT_VERSION, "aliases": {}, "metadata": {}, "kinds": kinds, "tensors": blocks}
             return TreeFile.from_json(tree)
 
     def _lines(self, text: bytes) -> Iterator[bytes]:
@@ -141,9 +142,18 @@ class TreeText:
             yield self._data[self._data.rfind(b"\n", 0, at) + 1 : end].rstrip(b",")
             at = self._data.find(text, end)
 
-    @functools.cached_property
-    def _kinds(self) -> JSON:
-        return _parse(self._data[len(_HEAD) : self._data.find(b",\n", len(_HEAD))])
+    def _kinds(self, blocks: list[JSON]) -> JSON:
+        """All kinds, of which only those of these blocks are decoded: there may be as many as tensors."""
+        start = len(_HEAD)
+        if self._data[start : start + 2] != b"[\n":  # there are none, or they are on one line
+            return _parse(self._data[start : self._data.find(b",\n", start)])
+        lines = self._data[start + 2 : self._data.find(b"\n],\n", start)].split(b",\n")
+        columns = [column for block in blocks if isinstance(block, dict) and isinstance(column := block.get("kinds"), list)]
+        kinds: list[JSON] = [None] * len(lines)
+        for number in chain.from_iterable(columns):
+            if type(number) is int and 0 <= number < len(lines):  # what is not is left for the checks
+                kinds[number] = _parse(lines[number])
+        return kinds
 
     def _checked(self, decode: Callable[[], T]) -> T:
         try:
@@ -170,10 +180,17 @@ def encode(
         TypeError, ValueError: a skeleton or metadata that is not plain JSON.
     """
     blocks, kinds = rows.blocks()
-    fields = {"format_version": FORMAT_VERSION, "kinds": kinds, "aliases": dict(aliases), "metadata": dict(metadata or {})}
+    fields = {"aliases": dict(aliases), "metadata": dict(metadata or {})}
     fields |= ({"paths": dict(paths)} if paths else {}) | {"skeleton": skeleton}
-    lines = [f"{quoted(key)}: {_json(value)}" for key, value in fields.items()]
-    return "{{\n{},\n{}: [\n{}\n]\n}}\n".format(",\n".join(lines), quoted("tensors"), ",\n".join(map(_json, blocks))).encode()
+    lines = [f'"format_version": {FORMAT_VERSION}', f'"kinds": {_lines(kinds) if kinds else "[]"}']
+    lines += [f"{quoted(key)}: {_json(value)}" for key, value in fields.items()]
+    lines += [f'"tensors": {_lines(blocks)}']
+    return "{{\n{}\n}}\n".format(",\n".join(lines)).encode()
+
+
+def _lines(values: Sequence[JSON]) -> str:
+    """JSON of an array, with a line for each value."""
+    return "[\n{}\n]".format(",\n".join(map(_json, values)))
 
 
 _json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode

@@ -72,7 +72,7 @@ def test_tree_comes_back_from_its_bytes(tree: TreeFile) -> None:
 
 def test_tensors_stand_in_columns_and_a_line_has_those_of_one_file() -> None:
     assert TREE.encode().decode() == (
-        '{\n"format_version": 1,\n"kinds": [["bfloat16",[4,8],64],["float32",[4],16],["string",[2],0]],\n'
+        '{\n"format_version": 1,\n"kinds": [\n["bfloat16",[4,8],64],\n["float32",[4],16],\n["string",[2],0]\n],\n'
         '"aliases": {"tied":"w"},\n"metadata": {"k":[1]},\n"skeleton": {"w":{"$tensor":"w"},"b":{"$tensor":"b"}},\n"tensors": [\n'
         '{"file":"model.safetensors","names":["w"],"kinds":[0],"offsets":[0],"crc32c":[123]},\n'
         '{"file":"model.safetensors","names":["b"],"kinds":[1],"offsets":[64],"crc32c":[null],"starts":[[0]],"stops":[[2]]},\n'
@@ -333,3 +333,35 @@ def test_a_tree_in_other_lines_is_decoded_at_once() -> None:
     assert text.tree == TREE
     with pytest.raises(FormatVersionError):
         TreeText(b'{"format_version": 2}', [], where="x")
+
+
+def test_one_tensor_is_found_without_decoding_the_kinds_of_others() -> None:
+    rows = [Row(f"t{n}", TensorSpec("int8", (n,)), "f", n * n, n) for n in range(1, 40)]
+    data = TreeFile({}, rows).encode()
+    others = data.replace(b'["int8",[5],5]', b'["int8",[5],nonsense]')
+
+    found = TreeText(others, ["f"], where="x").only("t7")
+
+    assert found is not None
+    assert list(found.rows) == [rows[6]]
+    with pytest.raises(CorruptCheckpointError, match="is not JSON"):
+        TreeText(others, ["f"], where="x").only("t5")
+
+
+@pytest.mark.parametrize("number", [b"99", b"-1", b"true", b"null", b"[0]", b"1.0"])
+def test_one_tensor_of_a_kind_that_is_not_there_is_refused(number: bytes) -> None:
+    data = TREE.encode().replace(b'"kinds":[0]', b'"kinds":[%s]' % number)
+
+    with pytest.raises(CorruptCheckpointError, match=r"kinds of tensors out of range|among its tensors where a int belongs"):
+        TreeText(data, ["model.safetensors", "more.safetensors"], where="x").only("w")
+
+
+def test_one_tensor_is_found_where_the_kinds_stand_on_one_line() -> None:
+    data = TREE.encode()
+    head, tail = data[: data.index(b"[\n[")], data[data.index(b"\n],\n") + 1 :]
+    kinds = json.dumps(json.loads(data)["kinds"], separators=(",", ":")).encode()
+
+    found = TreeText(head + kinds + tail[1:], ["model.safetensors", "more.safetensors"], where="x").only("w")
+
+    assert found is not None
+    assert list(found.rows) == [TREE.rows[0]]
