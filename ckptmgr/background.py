@@ -18,6 +18,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeAlias
 
+from ckptmgr.exiting import before_exit
 from ckptmgr.naming import checked_step
 from ckptmgr.pending import Cancelled, PendingSave
 from ckptmgr.saving import Asset, Prepared
@@ -91,6 +92,7 @@ class BackgroundSaver:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         weakref.finalize(self, self._jobs.put, None).atexit = False  # ends the thread
+        before_exit(_wait_for_all)
         # Again, to come before whatever frameworks have registered since the last time: handlers run in reverse order.
         atexit.unregister(_at_exit)
         atexit.register(_at_exit)
@@ -322,6 +324,12 @@ def _tell(pending: PendingSave) -> bool:
 
 
 _is_exiting = False
+
+
+def _wait_for_all() -> None:
+    for saver in list(dict.fromkeys(_unfinished.values())):
+        if os.getpid() == saver._pid:
+            saver._await()
 
 
 def _at_exit() -> None:

@@ -95,17 +95,18 @@ class Attempt:
     def commit(
         self,
         naming: StepNaming,
-        make_manifest: Callable[[int], Manifest],
+        make_manifest: Manifest | Callable[[int], Manifest],
         *,
         before_delete: Callable[[Manifest], object] = lambda replaced: None,
         instead_of: str | None = None,
     ) -> StepInfo:
         """Makes the step appear, or be replaced, in one moment. To be called once, when all files are durable.
 
-        ``make_manifest`` gets the sequence. ``before_delete`` is called with a manifest that was replaced, before the files
-        of its attempt are deleted; it must not raise, for the step is committed then. After this returns every reader sees
-        the step. If it raises anything but `CommitUnknownError`, the step is as it was before, this attempt will never appear,
-        and its files are left to sweep. ``instead_of`` is the attempt whose manifest this one must replace, and no other's.
+        ``make_manifest`` gets the sequence; a manifest itself has its place in the order of saves already. ``before_delete`` is
+        called with a manifest that was replaced, before the files of its attempt are deleted; it must not raise, for the step
+        is committed then. After this returns every reader sees the step. If it raises anything but `CommitUnknownError`, the
+        step is as it was before, this attempt will never appear, and its files are left to sweep. ``instead_of`` is the attempt
+        whose manifest this one must replace, and no other's.
 
         Raises:
             StepExistsError: another save of the step was faster.
@@ -113,7 +114,10 @@ class Attempt:
             StepNotFoundError: the manifest of ``instead_of`` is not there any more.
             CommitUnknownError: the store gave no definite answer: look again before retrying.
         """
-        manifest = make_manifest(largest_sequence(self.root, naming) + 1)  # 4.5
+        if isinstance(make_manifest, Manifest):
+            manifest = make_manifest
+        else:
+            manifest = make_manifest(largest_sequence(self.root, naming) + 1)  # 4.5
         if (manifest.step, manifest.attempt) != (self.step, self.attempt):
             raise ValueError(f"the manifest of attempt {manifest.attempt} of step {manifest.step} is not this attempt's")
         # What nobody could read back must not become a step: a file name that a backend gave, for example.

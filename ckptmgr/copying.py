@@ -23,12 +23,14 @@ from ckptmgr.errors import CorruptCheckpointError, SaveError, StepExistsError, S
 from ckptmgr.filecopy import copy_file
 from ckptmgr.finding import Committed, Run
 from ckptmgr.hints import Hints
-from ckptmgr.ledger import Found, change, check, gave_up, look, read_record, tries
+from ckptmgr.ledger import Found, Unreadable, changed, check, gave_up, look, read_record, tries
 from ckptmgr.manifest import ASSET, FileEntry, Manifest, folder_name, this_writer
 from ckptmgr.naming import StepNaming, checked_step
 from ckptmgr.step import JSON, StepInfo
-from ckptmgr.storage import Answer, Folder, open_folder
+from ckptmgr.storage import Answer, Folder, ParallelStore, open_folder
 from ckptmgr.transfer import Progress
+from ckptmgr.transfer.lanes import share
+from ckptmgr.transfer.stats import Tally
 
 COPY = "copy_of"  # the field of a claim that has the attempt which is being copied
 
@@ -89,11 +91,16 @@ def copy(
     source, target = Run(open_folder(src, src_options), naming), Run(open_folder(dst, dst_options), naming)
     chosen, failures = choose(source, steps)
     copied: list[Copied] = []
-    for each in copy_steps(source, chosen, target, overwrite=overwrite, verify=verify, progress=progress):
-        if isinstance(each, Copied):
-            copied.append(each)
-        else:
-            failures.append(each)
+    try:
+        for each in copy_steps(source, chosen, target, overwrite=overwrite, verify=verify, progress=progress):
+            if isinstance(each, Copied):
+                copied.append(each)
+            else:
+                failures.append(each)
+    except OSError as error:
+        for failed in failures:
+            error.add_note(f"before, step {failed.step} was not copied: {failed.error}")
+        raise
     if failures:
         for other in failures[1:]:
             failures[0].error.add_note(f"step {other.step} was not copied either: {other.error}")
@@ -127,6 +134,7 @@ def copy_step(
     target: Run,
     *,
     overwrite: bool = False,
+    instead_of: str | None = None,
     anew: bool = False,
     verify: Readback = "full",
     progress: Progress | None = None,
@@ -134,14 +142,15 @@ def copy_step(
     """Copies a committed step into another run. When this returns the copy is durable, whole, and seen by every reader.
 
     Every byte is compared with the manifest when it is read. With ``verify`` ``"full"`` what the target has stored is read back
-    and compared too, before it is committed; with ``"fast"`` its sizes are, and the bytes of files that an interrupted copy has
-    left. ``progress`` is called in this thread with the bytes of this step that are in the target; what it raises ends the
-    copy like any interruption: what was written stays there, and is not written again next time. Retention is not applied, and
-    hints for other tools are not refreshed. With ``anew`` and ``overwrite`` a damaged copy is replaced.
+    and compared too, before it is committed; with ``"fast"`` the sizes that it tells, and the bytes of files that an interrupted
+    copy has left. ``progress`` is called in this thread with the bytes of this step that are in the target; what it raises ends
+    the copy like any interruption: what was written stays there, and is not written again next time. Retention is not applied,
+    and hints for other tools are not refreshed. With ``anew`` and ``overwrite`` a damaged copy is replaced. ``instead_of`` is
+    the attempt that may be overwritten, and no other is.
 
     Raises:
         StepExistsError: another step of that number is there, and ``overwrite`` is not set.
-        StepNotFoundError: the step was deleted or overwritten in the source meanwhile.
+        StepNotFoundError: the step was deleted or overwritten in the source meanwhile, or what it is to be instead of is gone.
         CorruptCheckpointError: a file of the source is damaged; nothing is left in the target.
         SaveError: the target keeps other bytes than it was sent, or another writer has taken the step over.
         CommitUnknownError: the target gave no definite answer to the commit.
@@ -150,16 +159,19 @@ def copy_step(
     check(source.folder, known.found)
     manifest = known.manifest
     name = target.name_of(manifest.step) or target.naming.format(manifest.step, manifest.metadata)
-    if not anew and (there := _there(target, name, manifest)):
+    here = look(target.folder, name, manifest.step)
+    if not anew and (there := _there(target, name, manifest, here)):
         return there
     if not overwrite:
         target.refuse_foreign(manifest.step)
-    attempt, is_resumed = _claim(target.folder, name, known, overwrite=overwrite)
+    attempt, is_resumed = _claim(target.folder, name, known, here, overwrite=overwrite)
     with _given_up_if_useless(source, known, attempt):
         files = files_of(source.folder, known.found.name, manifest)
         sent, found = _send(files, attempt.folder, manifest.files, is_resumed=is_resumed, verify=verify, progress=progress)
         copy = replace(manifest, attempt=attempt.attempt, files=tuple(replace(entry, origin=None) for entry in manifest.files))
-        info = attempt.commit(target.naming, lambda _: copy, before_delete=lambda old: Hints(target).replaced(name, old))
+        info = attempt.commit(
+            target.naming, copy, before_delete=lambda old: Hints(target).replaced(name, old), instead_of=instead_of
+        )
     return Copied(info, _names(sent), _names(found), sum(entry.nbytes for entry in sent))
 
 
@@ -199,9 +211,8 @@ def content(manifest: Manifest) -> JSON:
     return {**told, "crc32c": None, "files": files}
 
 
-def _there(target: Run, name: str, manifest: Manifest) -> Copied | None:
+def _there(target: Run, name: str, manifest: Manifest, found: Found | Unreadable | None) -> Copied | None:
     """The step, if it is in the target already."""
-    found = look(target.folder, name, manifest.step)
     there = found.record.manifest if isinstance(found, Found) else None
     if not isinstance(found, Found) or there is None or content(there) != content(manifest):
         return None
@@ -209,25 +220,29 @@ def _there(target: Run, name: str, manifest: Manifest) -> Copied | None:
     return Copied(there.info(found.record.pins, name=name, path=path), was_there=True)
 
 
-def _claim(root: Folder, name: str, known: Committed, *, overwrite: bool) -> tuple[Attempt, bool]:
+def _claim(
+    root: Folder, name: str, known: Committed, found: Found | Unreadable | None, *, overwrite: bool
+) -> tuple[Attempt, bool]:
     """An attempt with the mark of a copy, and whether it is one that was interrupted and is now gone on with.
 
-    Pins go into the record with the mark: no retention ever sees the step without them.
+    ``found`` is what has just been read of the record. Pins go into it with the mark: no retention ever sees the step without.
     """
     step, original = known.info.step, known.manifest.attempt
-    for _ in tries():
-        found = look(root, name, step)
+    for number in tries():
+        found = found if number == 1 else look(root, name, step)
         claim = found.record.claim if isinstance(found, Found) else None
         is_resumed = claim is not None and claim.extra.get(COPY) == original and _may_commit(found, overwrite)
         if not is_resumed:
-            claim = commit.begin(root, name, step, overwrite=overwrite).claim
-            found = read_record(root, name, step)
+            begun = commit.begin(root, name, step, overwrite=overwrite)
+            claim, found = begun.claim, begun.found or read_record(root, name, step)
         if not isinstance(found, Found) or claim is None or found.record.claim != claim:
             continue  # another writer was faster, or a sweep
         mine = replace(claim, number=claim.number + 1, writer=this_writer(), extra={**claim.extra, COPY: original})
         record = found.record.renewed(claim=mine, pins=found.record.pins | known.found.record.pins)
-        if change(root.folder(name), found, record) is Answer.OK:
-            return Attempt(root, name, step, mine, overwrite), is_resumed
+        answer, sight = changed(root.folder(name), found, record)
+        if answer is Answer.OK:
+            made = Found(name, step, record, sight.version, sight.data) if sight else None
+            return Attempt(root, name, step, mine, overwrite, made), is_resumed
     raise gave_up(root, name, "claimed")
 
 
@@ -263,18 +278,20 @@ def _send(
     """Writes the files that are not there; gives those that it has written, and those that were there."""
     found = _whole(target, entries) if is_resumed else []
     missing = [entry for entry in entries if entry not in found]
-    done, total = sum(entry.nbytes for entry in found), sum(entry.nbytes for entry in entries)
+    tally = Tally(progress, sum(entry.nbytes for entry in entries))
+    tally.add(sum(entry.nbytes for entry in found))
 
-    def tell(nbytes: int) -> None:
-        nonlocal done
-        done += nbytes
-        if progress is not None:
-            progress(done, total)
+    def send(entries: Iterable[FileEntry]) -> None:
+        for entry in entries:
+            copy_file(files, target, entry, tell=tally.add)
 
-    tell(0)
-    for entry in missing:
-        copy_file(files, target, entry, tell=tell)
-    if problems := transfer.check(target, map(_facts, missing), full=verify == "full"):
+    # Small files wait for their store's answers, and do that at once; the others have parts that are on their way at once.
+    nfiles = max([1, *(folder.store.files_at_once for folder in (files, target) if isinstance(folder.store, ParallelStore))])
+    most = max(files.store.window_nbytes, target.store.window_nbytes) if nfiles > 1 else -1
+    small = [entry for entry in missing if entry.nbytes <= most]
+    share(small, send, min(nfiles, len(small)))
+    send(entry for entry in missing if entry.nbytes > most)
+    if verify == "full" and (problems := transfer.check(target, map(_facts, missing))):
         # They are left: who copies this step again will see what is wrong with them, and write them again.
         raise SaveError(f"{problems[0].message}, though these were written: nothing is committed; copy the step again")
     return missing, found

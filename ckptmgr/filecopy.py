@@ -14,7 +14,7 @@ import numpy as np
 
 from ckptmgr import transfer
 from ckptmgr.checksum import crc32c, joined
-from ckptmgr.errors import CorruptCheckpointError
+from ckptmgr.errors import CorruptCheckpointError, SaveError
 from ckptmgr.manifest import FileEntry
 from ckptmgr.storage import Folder, LocalStore
 from ckptmgr.transfer.lanes import Lane
@@ -33,12 +33,16 @@ def copy_file(
 
     Raises:
         CorruptCheckpointError: the file is missing, or its size or crc32c is not the manifest's; nothing appears.
+        SaveError: the target tells another size of what it stored.
         OSError: from either store.
     """
     problems = transfer.check(files, [(entry.name, entry.nbytes, entry.crc32c)], full=False)
     if problems:  # before space for what may be no size of a file is asked for
         raise CorruptCheckpointError(f"{problems[0].message}: restore another step", file=entry.name)
-    target.put(entry.name, _windows(files, entry, tell), entry.nbytes)
+    stored = target.put(entry.name, _windows(files, entry, tell), entry.nbytes)
+    if stored.nbytes != entry.nbytes:
+        text = f"{target.location(entry.name)!r} has {stored.nbytes} bytes, though {entry.nbytes} were written"
+        raise SaveError(f"{text}: nothing is committed; copy the step again")
     return replace(entry, origin=None)
 
 

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple, TypeVar
 
+from ckptmgr.due import Key, key
 from ckptmgr.errors import (
     CheckpointError,
     CorruptCheckpointError,
@@ -18,7 +19,6 @@ from ckptmgr.finding import Run, Skipped, Steps
 from ckptmgr.manager import CheckpointManager
 from ckptmgr.naming import checked_step
 from ckptmgr.step import StepInfo
-from ckptmgr.uploading import Key, key
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

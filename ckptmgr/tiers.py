@@ -10,11 +10,14 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from functools import reduce
+from operator import or_
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
 from ckptmgr.checkpoint import Cast, Checkpoint, Restored
 from ckptmgr.copying import Readback
+from ckptmgr.due import Upload
 from ckptmgr.errors import (
     SaveError,
     StepExistsError,
@@ -32,7 +35,7 @@ from ckptmgr.step import JSON, StepInfo
 from ckptmgr.sweep import Swept
 from ckptmgr.telling import shown_whole
 from ckptmgr.transfer import Progress, Verify
-from ckptmgr.uploading import KeepUncopied, Upload, Uploader
+from ckptmgr.uploading import KeepUncopied, Uploader
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -78,6 +81,8 @@ class TieredManager:
         self.local, self.remote = local, remote
         self.fill = fill
         self._uploader = Uploader(local, remote, upload=upload, verify=verify, progress=progress)
+        self._has_looked = False
+        local.retention = _without_old_holds(local.retention, remote)
         if hold is not None and local.retention != KeepAll():
             local.retention = local.retention | KeepUncopied(self._uploader, hold)
         self._nearest = Nearest(local, remote, self._uploader.seen)
@@ -126,11 +131,9 @@ class TieredManager:
     def complete(self, prepared: Prepared, *, on_written: Callable[[], object] = lambda: None) -> StepInfo:
         """The second half of `save`; see `CheckpointManager.complete`."""
         self._uploader.check()
-        if self._uploader.known is None:
-            try:
-                self._uploader.look()
-            except OSError as error:
-                logger.warning("step %d is saved without a look at the remote tier: %s", prepared.step, error)
+        if self._uploader.known is None and not self._has_looked:
+            self._has_looked = True  # not at each save: a tier that cannot be reached may take minutes to tell
+            self._uploader.look_soon()
         newest = max((info.sequence for info in self._uploader.known or ()), default=0)
         try:
             return self.local.complete(prepared, on_written=on_written, after=newest)
@@ -286,10 +289,12 @@ class TieredManager:
         return f"TieredManager({self.local!r}, {self.remote!r})"
 
     def _end(self, wait: bool) -> None:
-        with suppress(RuntimeError):  # it has ended before, or in the parent of this process
-            self._uploader.check()
+        if self._uploader.is_over:
+            return
+        try:
             if wait:
                 self._uploader.wait()
+        finally:  # also when a second Ctrl-C ends the waiting
             self._uploader.end()
 
     def _filled(self, tier: CheckpointManager, info: StepInfo) -> CheckpointManager:
@@ -315,3 +320,14 @@ class TieredManager:
                 missing += 1
         if missing == 2:
             raise self._nearest.not_found(step)
+
+
+def _without_old_holds(retention: Retention, remote: CheckpointManager) -> Retention:
+    """The policies without those that earlier tiers of the same managers have added: what they know is old."""
+    where = remote.folder.location()
+    left = [
+        each
+        for each in retention.policies
+        if not (isinstance(each, KeepUncopied) and (each.uploader.is_over or each.uploader.remote.folder.location() == where))
+    ]
+    return reduce(or_, left)

@@ -16,56 +16,27 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TypeAlias
 
 from ckptmgr.copying import Readback, copy_step
+from ckptmgr.due import Key, Upload, due, key
 from ckptmgr.errors import CorruptCheckpointError, StepExistsError, StepNotFoundError
+from ckptmgr.exiting import before_exit
 from ckptmgr.finding import Run
 from ckptmgr.hints import Hints
 from ckptmgr.manager import CheckpointManager
-from ckptmgr.retention import KeepAll, Retention, plan
+from ckptmgr.retention import KeepAll, Retention
 from ckptmgr.step import StepInfo
 from ckptmgr.telling import let_go, raise_together
 from ckptmgr.transfer import Progress
 
 logger = logging.getLogger(__name__)
 
-Key: TypeAlias = tuple[int, int, str, datetime]
-Upload: TypeAlias = Retention | Callable[[StepInfo], bool]
 _Bell: TypeAlias = "queue.SimpleQueue[None]"
 
+LOOK_S = 30.0  # how long the first save waits for a remote tier
+END_S = 5.0  # how long an end waits for a store that does not answer
 _PATIENCE_S = 0.1  # until it is looked again: a ring may be lost to an interrupt
-
-
-def key(info: StepInfo) -> Key:
-    """What a step and all its copies have in common, and no other step."""
-    return info.step, info.sequence, info.run, info.created
-
-
-def due(
-    local: Sequence[StepInfo], remote: Sequence[StepInfo], retention: Retention, upload: Upload | None = None
-) -> list[StepInfo]:
-    """The local steps that are to be copied, newest first: those that the remote tier lacks, and would keep by ``retention``.
-
-    Both come oldest first. With ``upload`` only those that it wants. A step that has been saved again elsewhere is not.
-    """
-    there = {key(info) for info in remote}
-    sequences = {info.step: info.sequence for info in remote}
-    if upload is None:
-        wanted: Sequence[StepInfo] = local
-    elif isinstance(upload, Retention):
-        kept = upload.keep(local)
-        wanted = [info for info in local if info.step in kept or info.pins]
-    else:
-        wanted = [info for info in local if upload(info)]
-    missing = [info for info in wanted if key(info) not in there and sequences.get(info.step, info.sequence) <= info.sequence]
-    if not missing:
-        return []
-    numbers = {info.step for info in missing}
-    kept_there = plan(retention, [*missing, *(info for info in remote if info.step not in numbers)]).kept
-    orders = {info.order for info in kept_there}
-    return [info for info in reversed(missing) if info.order in orders]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -114,25 +85,37 @@ class Uploader:
         self._progress = progress
         self._pid = os.getpid()
         self._copying = threading.RLock()  # held while a step is copied
+        self._knowing = threading.Lock()  # held while `known` is changed
         self._current: StepInfo | None = None
-        self._unwanted: set[int] = set()
+        self._unwanted: list[int] = []
+        self._is_busy = False
         self._is_ended = False
         self._hopeless: set[Key] = set()  # of which another try would end as the last one
-        self._failures: dict[Key, BaseException] = {}
-        self._told: set[Key] = set()
+        self._failed: dict[Key, StepInfo] = {}
+        self._failures: dict[Key | None, BaseException] = {}  # None: of what comes before any copy
+        self._told: set[Key | None] = set()
         self._bells: queue.SimpleQueue[tuple[Uploader, _Bell] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         weakref.finalize(self, self._bells.put, None).atexit = False  # ends the thread
+        before_exit(_wait_for_all)
         # Again, to come before whatever frameworks have registered since the last time: handlers run in reverse order.
         atexit.unregister(_at_exit)
         atexit.register(_at_exit)
 
     def check(self) -> None:
         """Raises RuntimeError where nothing can be copied any more."""
-        if os.getpid() != self._pid:
-            raise RuntimeError(f"this TieredManager is of process {self._pid}, which forked this one: make a new one here")
+        self._check_process()
         if self._is_ended:
             raise RuntimeError("this TieredManager is closed: make a new one")
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise RuntimeError(f"this TieredManager is of process {self._pid}, which forked this one: make a new one here")
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, or goes on in the process that forked this one."""
+        return self._is_ended or os.getpid() != self._pid
 
     @property
     def has_failed(self) -> bool:
@@ -142,6 +125,21 @@ class Uploader:
     def look(self) -> None:
         """Looks at the remote run as it is now. Raises OSError."""
         self.seen([known.info for known in self._target.steps().committed])
+
+    def look_soon(self) -> None:
+        """Looks at the remote run; goes on without it, for whoever waits for this, if it cannot be reached or takes long."""
+
+        def look() -> None:
+            try:
+                self.look()
+            except Exception as error:  # noqa: BLE001 - the copies will meet it, and tell it
+                logger.warning("saves begin without a look at the remote tier: %s", error)
+
+        looking = threading.Thread(target=look, name="ckptmgr-look", daemon=True)
+        looking.start()
+        looking.join(LOOK_S)
+        if looking.is_alive():
+            logger.warning("saves begin without a look at the remote tier, which has not answered in %g s", LOOK_S)
 
     def seen(self, remote: list[StepInfo]) -> None:
         """Takes what somebody has seen of the remote run."""
@@ -163,8 +161,8 @@ class Uploader:
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=_work, args=(self._bells,), name="ckptmgr-copies", daemon=True)
             self._thread.start()
-        _unfinished[self] = None
         self._bells.put((self, bell))
+        _unfinished[self] = None  # after that: the thread may just be taking it out
         return bell
 
     def wait(self, timeout: float | None = None) -> None:
@@ -187,52 +185,74 @@ class Uploader:
         """What has failed, was not told yet, and has not been done since. It is told by this."""
         untold = [each for each in list(self._failures) if each not in self._told]
         self._told.update(untold)
-        if not self._bells.qsize() and self._current is None:
+        if not self._is_busy and self._bells.empty():
             _unfinished.pop(self, None)
         return [self._failures[each] for each in untold]
 
     def end(self) -> None:
-        """Ends the copy under way between two windows, and copies no more."""
+        """Ends the copy under way between two windows, and copies no more. Does not wait long for a store that hangs."""
         self._is_ended = True
         self._bells.put(None)
         thread = self._thread
         if thread is not None and thread.is_alive():
-            thread.join()
+            thread.join(END_S)
         _unfinished.pop(self, None)
 
     @contextmanager
     def without(self, step: int) -> Iterator[None]:
-        """Inside, no copy of the step is made: the one under way ends, and no other begins."""
-        self._unwanted.add(step)
-        with self._copying:
-            try:
-                yield
-                self.known = None if self.known is None else [info for info in self.known if info.step != step]
-            finally:
-                self._unwanted.discard(step)
+        """Inside, no copy of the step is made: the one under way ends, and no other begins. Others go on."""
+        self._check_process()
+        self._unwanted.append(step)  # first: the thread looks at this after it has told what is current
+        try:
+            while self._is_copying(step):
+                if self._copying.acquire(timeout=_PATIENCE_S):
+                    self._copying.release()
+            yield
+            self._change_known(lambda known: [info for info in known if info.step != step])
+            for each in [each for each, info in list(self._failed.items()) if info.step == step]:
+                self._forget(each)
+        finally:
+            self._unwanted.remove(step)
+
+    def _is_copying(self, step: int) -> bool:
+        current = self._current
+        return current is not None and current.step == step and threading.current_thread() is not self._thread
 
     def copy_all_due(self) -> None:
         """What the thread does when it is woken."""
-        is_looked = False
+        self._is_busy, left = True, list[StepInfo]()
         tried: set[Key] = set()
-        while not self._is_ended:
-            with self._copying:
-                left: list[StepInfo] = []
-                try:
-                    left = [info for info in self._due(self._own()) if key(info) not in tried]
-                    if left and not is_looked:
-                        self.look()
-                        is_looked = True
-                        left = self._due(self._own())
-                # Whatever it is, it is told by the thread that saves.
-                except BaseException as error:  # noqa: BLE001
-                    for info in left[:1]:
-                        self._fail(info, error)
-                    return
+        is_looked = False
+        try:
+            while not self._is_ended:
+                left = [info for info in self._due(self._own()) if key(info) not in tried]
                 if not left:
+                    self._forget_what_healed()
                     return
+                if not is_looked:
+                    self.look()
+                    is_looked = True
+                    continue
                 tried.add(key(left[0]))
-                self._copy(left[0])
+                # A tier that does not answer any more is not asked for each of many steps: each may take minutes.
+                if not self._copy(left[0]) and not self._is_answered():
+                    return
+        # Whatever it is, it is told by the thread that saves.
+        except BaseException as error:  # noqa: BLE001
+            self._fail(None, error, f"the copy of step {left[0].step}" if left else "the search for steps to copy")
+        finally:
+            self._is_busy = False
+
+    def _is_answered(self) -> bool:
+        try:
+            self.look()
+        except OSError:
+            return False
+        return True
+
+    def _change_known(self, change: Callable[[list[StepInfo]], list[StepInfo]]) -> None:
+        with self._knowing:
+            self.known = change(self.known) if self.known is not None else None
 
     def _own(self) -> list[StepInfo]:
         return [known.info for known in self._source.steps().committed]
@@ -241,40 +261,60 @@ class Uploader:
         own = [info for info in local if not info.is_foreign and key(info) not in self._hopeless]
         return due(own, self.known or (), self.remote.retention, self._upload)
 
-    def _copy(self, info: StepInfo) -> None:
-        self._current = info
-        try:
-            known = self._source.find_own(info.step)
-            if key(known.info) != key(info):
-                return  # saved again meanwhile
-            older = any(each.step == info.step and each.sequence < info.sequence for each in self.known or ())
-            done = copy_step(self._source, known, self._target, overwrite=older, verify=self._verify, progress=self._tell)
-            self.known = sorted(
-                [*(each for each in self.known or () if each.step != info.step), done.info], key=lambda each: each.order
-            )
-            for name in sorted(self._source.find_own(info.step).info.pins - done.info.pins):
-                self.remote.pin(info.step, name)
-            self._apply_retention()
-            self._failures.pop(key(info), None)
-            self._told.discard(key(info))
-            logger.info("copied step %d to %r", info.step, self.remote.folder.location())
-        except StepNotFoundError as error:
-            logger.info("step %d is not copied: %s", info.step, error)
-        except _Ended:
-            pass
-        # Whatever it is, it is told by the thread that saves.
-        except BaseException as error:  # noqa: BLE001
-            if isinstance(error, CorruptCheckpointError | StepExistsError):
-                self._hopeless.add(key(info))
-            self._fail(info, error)
-        finally:
-            self._current = None
+    def _copy(self, info: StepInfo) -> bool:
+        """Copies a step, if it is still there. False if a store failed, and all the others may too."""
+        with self._copying:
+            self._current = info
+            try:
+                if info.step not in self._unwanted:
+                    self._send(info)
+            except StepNotFoundError as error:
+                logger.info("step %d is not copied: %s", info.step, error)
+            except _Ended:
+                pass
+            # Whatever it is, it is told by the thread that saves.
+            except BaseException as error:  # noqa: BLE001
+                is_hopeless = isinstance(error, CorruptCheckpointError | StepExistsError)
+                if is_hopeless:
+                    self._hopeless.add(key(info))
+                self._failed[key(info)] = info
+                self._fail(key(info), error, f"the copy of step {info.step}")
+                return is_hopeless or not isinstance(error, OSError)
+            finally:
+                self._current = None
+        return True
+
+    def _send(self, info: StepInfo) -> None:
+        known = self._source.find_own(info.step)
+        if key(known.info) != key(info):
+            return  # saved again meanwhile
+        there = [each for each in self.known or () if each.step == info.step and each.sequence < info.sequence]
+        instead_of = there[-1].attempt if there else None
+        done = copy_step(
+            self._source, known, self._target,
+            overwrite=bool(there), instead_of=instead_of, verify=self._verify, progress=self._tell,
+        )  # fmt: skip
+        self._change_known(
+            lambda steps: sorted([*(each for each in steps if each.step != info.step), done.info], key=lambda each: each.order)
+        )
+        self._follow_pins(known.info, done.info)
+        self._apply_retention()
+        self._forget(key(info))
+        logger.info("copied step %d to %r", info.step, self.remote.folder.location())
+
+    def _follow_pins(self, before: StepInfo, copy: StepInfo) -> None:
+        """Pins that came, or were taken out, while the step was copied."""
+        now = self._source.find_own(before.step).info.pins
+        for name in sorted(now - copy.pins):
+            self.remote.pin(copy.step, name)
+        for name in sorted((before.pins & copy.pins) - now):
+            self.remote.unpin(copy.step, name)
 
     def _apply_retention(self) -> None:
         if self.remote.retention == KeepAll() and not Hints(self._target).follow(self.local.backend):
             return  # there is nothing to remove or to write
         dropped = {each.order for each in self.remote.collect().dropped}
-        self.known = [each for each in self.known or () if each.order not in dropped]
+        self._change_known(lambda steps: [each for each in steps if each.order not in dropped])
 
     def _tell(self, done: int, total: int) -> None:
         info = self._current
@@ -283,16 +323,30 @@ class Uploader:
         if self._progress is not None:
             self._progress(done, total)
 
-    def _fail(self, info: StepInfo, error: BaseException) -> None:
-        if type(self._failures.get(key(info))) is type(error):
+    def _fail(self, failed: Key | None, error: BaseException, what: str) -> None:
+        if type(self._failures.get(failed)) is type(error):
             return  # it failed so before
-        self._told.discard(key(info))
+        self._told.discard(failed)
         where = self.remote.folder.location()
-        again = "" if key(info) in self._hopeless else "; it is tried again at the next save or start"
-        error.add_note(f"raised by the copy of step {info.step} to {where!r}{again}")
+        again = "" if failed in self._hopeless else "; it is tried again at the next save or start"
+        error.add_note(f"raised by {what} to {where!r}{again}")
         let_go(error)
-        logger.warning("step %d was not copied to %r%s: %s", info.step, where, again, error)
-        self._failures[key(info)] = error.with_traceback(None)
+        logger.warning("%s to %r failed, and it was not copied%s: %s", what, where, again, error)
+        self._failures[failed] = error.with_traceback(None)
+
+    def _forget(self, failed: Key | None) -> None:
+        self._failed.pop(failed, None) if failed else None
+        self._failures.pop(failed, None)
+        self._told.discard(failed)
+
+    def _forget_what_healed(self) -> None:
+        """What had failed and is done, or is not wanted in the remote tier any more, is not told."""
+        self._forget(None)
+        failed = sorted(self._failed.values(), key=lambda info: info.order)
+        wanted = {key(info) for info in due(failed, self.known or (), self.remote.retention, self._upload)}
+        for each in [key(info) for info in failed]:
+            if each not in wanted | self._hopeless:
+                self._forget(each)
 
 
 _unfinished: dict[Uploader, None] = {}
@@ -304,16 +358,31 @@ os.register_at_fork(after_in_child=_unfinished.clear)  # they go on in the paren
 def _work(bells: "queue.SimpleQueue[tuple[Uploader, _Bell] | None]") -> None:
     """What the thread does. It keeps nothing alive while it waits, so that an uploader nobody needs ends it."""
     while (first := bells.get()) is not None:
-        uploader, bell = first
+        uploader, rung = first[0], [first[1]]
+        is_last = False
+        while not (is_last or bells.empty()):  # one look is for all who have rung before it
+            another = bells.get()
+            is_last = another is None
+            rung += [another[1]] if another else []
         uploader.copy_all_due()
         if not uploader.has_failed:
             _unfinished.pop(uploader, None)
-        bell.put(None)
-        del uploader, bell, first
+            if not (bells.empty() or is_last or uploader.is_over):
+                _unfinished[uploader] = None
+        for bell in rung:
+            bell.put(None)
+        del uploader, first, rung
+        if is_last:
+            return
+
+
+def _wait_for_all() -> None:
+    for uploader in [each for each in _unfinished if not each.is_over]:
+        uploader.wait()
 
 
 def _at_exit() -> None:
+    _wait_for_all()
     for uploader in list(_unfinished):
-        uploader.wait()
         for error in uploader.failures():  # nobody is left to raise it to: told as an error that ends a program is
             sys.excepthook(type(error), error, error.__traceback__)

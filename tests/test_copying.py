@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -285,3 +286,42 @@ def test_to_another_storage_and_back(run: CheckpointManager, name: str, tmp_path
     back = CheckpointManager(tmp_path / "back")
     assert [facts(info) for info in back.steps()] == [facts(info) for info in run.steps()]
     assert back.verify().ok
+
+
+def test_small_files_go_to_a_store_that_answers_from_afar_at_once(store: MemoryStore) -> None:
+    both = threading.Barrier(2)
+
+    class Afar(WrappedStore):
+        files_at_once = 2
+
+        def operate(self, name: str, call: Callable[[], Any]) -> Any:
+            if name == "put":
+                both.wait(60)  # for another one
+            return call()
+
+    source = MemoryStore()
+    save(Folder(source), 1, nfiles=4)
+    done: list[tuple[int, int]] = []
+
+    copied(source, 1, Afar(store), progress=lambda *now: done.append(now))
+
+    assert is_copy(source, store, 1)
+    assert done == sorted(done)
+
+
+def test_what_failed_before_the_storage_did_is_told_too(
+    run: CheckpointManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage(run.path(1))
+    put = PosixStore.put
+
+    def full(store: PosixStore, key: str, *args: Any) -> Any:
+        if "00000002" in key:
+            raise OSError(28, "No space left on device")
+        return put(store, key, *args)
+
+    monkeypatch.setattr(PosixStore, "put", full)
+    with pytest.raises(OSError, match="No space") as caught:
+        ckptmgr.copy(tmp_path / "run", tmp_path / "copy")
+
+    assert [note.partition(":")[0] for note in caught.value.__notes__] == ["before, step 1 was not copied"]

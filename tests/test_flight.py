@@ -94,7 +94,7 @@ def test_many_files_of_one_save_are_on_their_way_at_once(sparse: Sparse, monkeyp
     monkeypatch.setattr(ObjectStore, "put", counted)
     manager.save(1, state)
 
-    assert 1 < most[0] <= ObjectStore.files
+    assert 1 < most[0] <= ObjectStore.files_at_once
     found = manager.restore().state
     assert all((found[name] == array).all() for name, array in state.items())
     assert manager.verify(1).problems == ()

@@ -12,10 +12,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FACE = "__init__"
 FLOORS = [
-    {"errors", "garbage", "telling"},
+    {"errors", "exiting", "garbage", "telling"},
     {"box", "step", "folding"},
     {"spec", "naming", "retention", "checksum", "fields", "rng", "strings"},
-    {"contenthash"},
+    {"contenthash", "due"},
     {"adapter", "casting", "skeleton", "storage", "manifest", "table"},
     {"cuda", "jaxarrays", "containers", "layout", "raw", "record", "treefile", "zipreading"},
     {"frameworks", "source", "sighting", "deleting", "zipwriting"},

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from every_store import CLOUDS, options
 from runs import state
 from services import Proxy
 
-from ckptmgr import CheckpointManager, KeepLast
+from ckptmgr import CheckpointManager, KeepLast, TieredManager
 from ckptmgr.manifest import Manifest, new_attempt
 from ckptmgr.naming import StepNaming
 from ckptmgr.record import Record, encode
@@ -107,6 +108,27 @@ def _(run: Case) -> int:
     run.filled().writer.latest()
     run.manager().save(9, state(9))
     return run.count(run.writer.latest)
+
+
+def counted_copy(run: Case, near: Path, **given: Any) -> int:
+    """Of a step that is saved in a local tier, when one was copied before."""
+    with TieredManager(CheckpointManager(near), run.manager(**given)) as tiers:
+        for step in (6, 7, 8):
+            tiers.save(step, state(step))
+            tiers.wait()
+        return run.count(lambda: (tiers.save(9, state(9)), tiers.wait()))
+
+
+@case("a `TieredManager`'s copy of a step, next")
+def _(run: Case) -> int:
+    with TemporaryDirectory() as near:
+        return counted_copy(run.filled(), Path(near))
+
+
+@case("the same, and retention that removes a step")
+def _(run: Case) -> int:
+    with TemporaryDirectory() as near:
+        return counted_copy(run.filled(), Path(near), retention=KeepLast(2))
 
 
 def table() -> dict[str, list[range]]:

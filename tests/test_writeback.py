@@ -13,6 +13,7 @@ import pytest
 from ckptmgr.storage import PosixStore, writeback
 from ckptmgr.storage.writeback import WAYS, Way, Writeback
 
+libc = ctypes.CDLL(None)
 WINDOWS = [[b"head", np.arange(1_000, dtype=np.int16)], [np.ones((3, 5), "<f4")], [bytearray(b"end")]]
 BYTES = b"".join(bytes(memoryview(buffer).cast("B")) for window in WINDOWS for buffer in window)
 
@@ -148,3 +149,17 @@ def test_errors_of_the_write_come_through(fd: int, monkeypatch: pytest.MonkeyPat
 def test_an_unknown_way_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"writeback must be one of 'auto', .* not 'fast'"):
         PosixStore(tmp_path, writeback="fast")  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not hasattr(libc, "mincore"), reason="no mincore on this system")
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "dontcache"])
+def test_what_was_written_stays_in_memory_for_whoever_copies_it(way: Way, tmp_path: Path) -> None:
+    store = PosixStore(tmp_path, writeback=way)
+    store.put("file", [[np.ones(2 << 20, np.uint8)] for _ in range(4)], 8 << 20)
+
+    pages = np.memmap(tmp_path / "file", np.uint8, "r")
+    found = np.zeros(len(pages) // os.sysconf("SC_PAGE_SIZE"), np.uint8)
+    asked = libc.mincore(ctypes.c_void_p(pages.ctypes.data), ctypes.c_size_t(len(pages)), ctypes.c_void_p(found.ctypes.data))
+
+    assert asked == 0
+    assert (found & 1).all()

@@ -67,7 +67,7 @@ class ObjectStore:
 
     window_nbytes = _WINDOW_NBYTES
     workers = 16
-    files_abreast = 4
+    files_at_once = 4
 
     def __init__(self, url: str, *, in_flight_nbytes: int = _IN_FLIGHT_NBYTES, **options: Any) -> None:
         if in_flight_nbytes < 1:

@@ -224,7 +224,7 @@ class LocalStore(Store, Protocol):
 class ParallelStore(Store, Protocol):
     """A store that takes several files at once faster than one after another. It bounds by itself what is on its way."""
 
-    files_abreast: int
+    files_at_once: int
 
 
 @runtime_checkable

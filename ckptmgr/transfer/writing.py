@@ -139,7 +139,7 @@ class _Writer:
         self._meanwhile, self._check = meanwhile, check
         self._is_short = tally.total <= min(folder.store.window_nbytes, _SHORT_NBYTES)
         self._turn = threading.Lock()
-        self.workers = folder.store.files_abreast if isinstance(folder.store, ParallelStore) else 1
+        self.workers = folder.store.files_at_once if isinstance(folder.store, ParallelStore) else 1
 
     def write(self, files: Iterator[_Sized]) -> None:
         """Writes one file after another."""

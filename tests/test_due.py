@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from ckptmgr import KeepAll, KeepBest, KeepEvery, KeepLast, StepInfo
-from ckptmgr.uploading import due
+from ckptmgr.due import due
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -35,8 +35,9 @@ def test_a_policy_or_a_function_chooses_what_is_copied() -> None:
     local = [info(1), info(2, pins="paper"), info(3), info(4)]
 
     assert numbers(due(local, [], KeepAll(), KeepEvery(3))) == [3, 2]
-    assert numbers(due(local, [], KeepAll(), lambda each: each.step < 2)) == [1]
-    assert due(local, [], KeepAll(), lambda each: False) == []
+    assert numbers(due(local, [], KeepAll(), lambda each: each.step < 2)) == [2, 1]
+    assert numbers(due(local, [], KeepAll(), lambda each: False)) == [2]  # pinned
+    assert due([info(1)], [], KeepAll(), lambda each: False) == []
 
 
 def test_pinned_steps_are_due() -> None:
