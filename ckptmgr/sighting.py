@@ -103,8 +103,9 @@ def _below(store: MarkingStore, prefix: str) -> Mapping[str, Marked] | None:
 def _by_marks(
     root: Folder, below: Mapping[str, Marked], is_step: Callable[[str], bool], expected: Known, *, is_first: bool
 ) -> Scan:
-    files = {name: Head(file.nbytes, file.modified) for name, file in below.items() if "/" not in name}
-    names = sorted(filter(is_step, {name.partition("/")[0] for name in below if "/" in name}))
+    folders = {"", *(name.partition("/")[0] for name in below if "/" in name)}  # objects of these names stand for them
+    files = {name: Head(file.nbytes, file.modified) for name, file in below.items() if "/" not in name and name not in folders}
+    names = sorted(filter(is_step, folders))
     listed = {name: file for name in names if (file := below.get(f"{name}/{MANIFEST}"))}
     sights: dict[str, Sight | OSError | None] = {}
     for name, file in listed.items():

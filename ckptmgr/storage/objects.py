@@ -25,7 +25,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from ckptmgr.storage import clouds, weak
-from ckptmgr.storage.asking import REFUSED, again, asking, names_bucket, obstore, status, told
+from ckptmgr.storage.asking import REFUSED, again, asking, names_bucket, names_no_path, obstore, status, told
 from ckptmgr.storage.blockfile import open_blocks
 from ckptmgr.storage.clients import Client, client_of, has_client
 from ckptmgr.storage.folders import names_of, names_of_prefix
@@ -217,7 +217,16 @@ class ObjectStore:
             for page in self._obstore.list(self._client(), where or None, chunk_size=_PAGE):
                 yield [(meta["path"].removeprefix(where), _marked(meta)) for meta in page if meta["path"].startswith(where)]
 
-        return again(lambda: gathered(pages(), most), self.location(prefix))
+        def ask() -> Mapping[str, Marked] | None:
+            try:
+                return gathered(pages(), most)
+            except self._obstore.exceptions.BaseError as error:
+                if not names_no_path(error):
+                    raise
+                logger.info("%r is not listed whole: %s", self.location(prefix), error)
+                return None  # such an object is not met where only the folder is listed in which it is not
+
+        return again(ask, self.location(prefix))
 
     def delete(self, keys: Iterable[str]) -> None:
         """See `Store.delete`; one request for 1,000 on S3, for 256 on Azure, for each on Google, several at once."""
