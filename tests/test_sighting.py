@@ -154,6 +154,26 @@ def test_snapshot_misses_no_step_for_which_another_went_while_pages_came(
     assert steps(root) == [3]
 
 
+def test_listing_of_many_pages_is_not_believed_because_it_says_what_was_known(
+    store: Watched, root: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sighting, "PAGE", -1)
+    save(root, 5)
+    steps(root)
+    save(other(root), 7)  # unknown here, and there when this look begins
+
+    def listed_page_by_page(prefix: str, most: int) -> dict[str, Marked]:
+        del store.inner.below
+        save(other(root), 3)
+        commit.delete(other(root), NAMING.format(7), 7)
+        after = store.inner.below(prefix, most=most)
+        return {name: file for name, file in after.items() if not name.startswith("step-00000003")}
+
+    store.inner.below = listed_page_by_page
+
+    assert steps(root) == [3, 5]
+
+
 def test_claims_of_others_do_not_hide_or_delay_anything(store: Watched, root: Folder) -> None:
     save(other(root), 1)
     begin(other(root), 2)
