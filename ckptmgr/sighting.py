@@ -4,6 +4,7 @@ The law: what is given as a record's bytes is what a read would have given at so
 listings mark files (`MarkingStore`) a record is known by the mark of its last read, or of the put by which this process put it.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -108,9 +109,10 @@ def _by_marks(
     names = sorted(filter(is_step, folders))
     listed = {name: file for name in names if (file := below.get(f"{name}/{MANIFEST}"))}
     sights: dict[str, Sight | OSError | None] = {}
+    marks = Counter(file.mark for file in listed.values())  # no two records have the same bytes: some servers mark all alike
     for name, file in listed.items():
         known = expected.get(name)
-        if known and known.proof == file.mark is not None:
+        if known and known.proof == file.mark is not None and marks[file.mark] == 1:
             sights[name] = known
         elif file.nbytes == _EMPTIED_NBYTES:
             sights[name] = Sight(b"", None, file.mark)

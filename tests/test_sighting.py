@@ -91,6 +91,22 @@ def test_only_what_others_have_changed_is_read(store: Watched, root: Folder) -> 
     assert [each.step for each in found if each.record.pins] == [2]
 
 
+def test_mark_that_two_records_have_proves_nothing(store: Watched, root: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    list_all = store.inner.below
+
+    def marked_alike(prefix: str, most: int) -> dict[str, Marked]:
+        return {name: file._replace(mark="0-1") for name, file in list_all(prefix, most=most).items()}
+
+    monkeypatch.setattr(store.inner, "below", marked_alike)
+    monkeypatch.setattr(store.inner, "mark", lambda version: "0-1")
+    for step in (1, 2):
+        save(other(root), step)
+    steps(root)
+    save(other(root), 1, overwrite=True)
+
+    assert largest_sequence(root, NAMING) == 3
+
+
 def test_put_that_another_process_has_replaced_is_read(store: Watched, root: Folder) -> None:
     save(root, 1)
     save(other(root), 1, overwrite=True)
