@@ -53,6 +53,19 @@ def test_change_that_is_refused_tells_no_version(store: MarkingStore) -> None:
 
 
 @clouds
+@pytest.mark.parametrize("name", ["azure"])
+def test_record_is_replaced_and_removed_in_an_account_that_keeps_versions(store: MarkingStore) -> None:
+    """There each answer has the id of the blob's version, which is no condition; the local server keeps none."""
+    _, first = store.change("record", b"one", None)
+    told = first._replace(version="2026-11-23T08:00:00.0000000Z")  # type: ignore[union-attr]
+
+    answer, second = store.change("record", b"two", told)
+
+    assert answer is Answer.OK
+    assert store.remove("record", second._replace(version=told.version)) is Answer.OK  # type: ignore[union-attr]
+
+
+@clouds
 @each_remote
 def test_files_that_are_gone_do_not_keep_others_from_being_deleted(store: MarkingStore) -> None:
     for number in range(4):

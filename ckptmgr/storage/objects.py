@@ -108,7 +108,8 @@ class ObjectStore:
         if self._is_conditional():
             helper = self._helper()
             assert helper is not None
-            return helper.send(self._path(key), None, version.version or version.e_tag)[0]
+            # Google's condition is the generation; Azure's versions are other things, which only some accounts have.
+            return helper.send(self._path(key), None, version.version if self._cloud.kind == "GCSStore" else version.e_tag)[0]
         return weak.check_then(self, key, version, lambda: self.delete([key]))
 
     def change(self, key: str, data: bytes, version: Version | None) -> tuple[Answer, Version | None]:
