@@ -7,11 +7,12 @@ listings mark files (`MarkingStore`) a record is known by the mark of its last r
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from errno import EFBIG
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from ckptmgr.manifest import MANIFEST
-from ckptmgr.record import Record, encode
+from ckptmgr.record import LIMIT_NBYTES, Record, encode
 from ckptmgr.storage import Answer, Folder, Head, Marked, MarkingStore, RereadingStore, Sight, Store, Version
 
 READERS = 24  # reads at once: they are small, and wait for the network
@@ -116,6 +117,8 @@ def _by_marks(
             sights[name] = known
         elif file.nbytes == _EMPTIED_NBYTES:
             sights[name] = Sight(b"", None, file.mark)
+        elif file.nbytes > LIMIT_NBYTES:
+            sights[name] = _too_large(root, name)
     is_unchanged = not is_first and len(expected) == len(listed) == sum(
         sight is expected.get(name) for name, sight in sights.items()
     )
@@ -128,6 +131,16 @@ def _by_marks(
 def _read_all(root: Folder, names: Sequence[str]) -> list[Sight | OSError | None]:
     readers = min(READERS, len(names)) if isinstance(root.store, MarkingStore) else 1
     if readers < 2:
-        return [sight_of(root, name) for name in names]
+        return [_small_sight(root, name) for name in names]
     with ThreadPoolExecutor(readers) as pool:
-        return [*pool.map(lambda name: sight_of(root, name), names)]
+        return [*pool.map(lambda name: _small_sight(root, name), names)]
+
+
+def _small_sight(root: Folder, name: str) -> Sight | OSError | None:
+    """What `sight_of` gives, without the bytes of what can be no record: all that a look gives is kept until the next."""
+    sight = sight_of(root, name)
+    return _too_large(root, name) if isinstance(sight, Sight) and len(sight.data) > LIMIT_NBYTES else sight
+
+
+def _too_large(root: Folder, name: str) -> OSError:
+    return OSError(EFBIG, "larger than any record", root.location(f"{name}/{MANIFEST}"))

@@ -10,6 +10,7 @@ from stores import MarkedStore, WrappedStore
 
 from ckptmgr import commit, ledger, sighting
 from ckptmgr.ledger import largest_sequence, snapshot
+from ckptmgr.record import LIMIT_NBYTES
 from ckptmgr.storage import Folder, Marked
 
 
@@ -134,6 +135,21 @@ def test_emptied_records_are_never_read() -> None:
     assert first == ["below", "below", "read"]  # listed once more, because records without steps say that steps have gone
     assert second == ["below"]
     assert steps(root) == [3, 8]
+
+
+def test_what_is_larger_than_any_record_is_neither_read_nor_kept(store: Watched, root: Folder) -> None:
+    save(other(root), 1)
+    other(root).write(f"{NAMING.format(2)}/manifest.json", bytes(LIMIT_NBYTES + 1))
+    first = ledger.records(root, NAMING)
+
+    with store.asking() as asked:
+        again = ledger.records(root, NAMING)
+
+    assert asked == ["below"]
+    for found, unreadable in (first, again):
+        assert ([each.step for each in found], [each.step for each in unreadable]) == ([1], [2])
+        assert "far larger than any record" in str(unreadable[0].error)
+        assert unreadable[0].version is None  # which is the content here
 
 
 def test_run_with_many_files_in_each_step_is_not_listed_whole(
