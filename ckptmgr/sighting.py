@@ -129,11 +129,17 @@ def _by_marks(
 
 
 def _read_all(root: Folder, names: Sequence[str]) -> list[Sight | OSError | None]:
-    readers = min(READERS, len(names)) if isinstance(root.store, MarkingStore) else 1
-    if readers < 2:
-        return [_small_sight(root, name) for name in names]
+    """Reads them one by one, and many at once as soon as one has a mark: other stores' clients may be for one thread (FTP)."""
+    sights: list[Sight | OSError | None] = []
+    for name in names:
+        sights.append(_small_sight(root, name))
+        if isinstance(sights[-1], Sight) and sights[-1].proof is not None:
+            break
+    left = names[len(sights) :]
+    if (readers := min(READERS, len(left))) < 2:
+        return [*sights, *(_small_sight(root, name) for name in left)]
     with ThreadPoolExecutor(readers) as pool:
-        return [*pool.map(lambda name: _small_sight(root, name), names)]
+        return [*sights, *pool.map(lambda name: _small_sight(root, name), left)]
 
 
 def _small_sight(root: Folder, name: str) -> Sight | OSError | None:

@@ -1,7 +1,9 @@
 """What is known of a run's records is not read again, and what is not is: on stores whose listings mark files."""
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from stores import MarkedStore, WrappedStore
 from ckptmgr import commit, ledger, sighting
 from ckptmgr.ledger import largest_sequence, snapshot
 from ckptmgr.record import LIMIT_NBYTES
-from ckptmgr.storage import Folder, Marked
+from ckptmgr.storage import FilesystemStore, Folder, Marked
 
 
 class Watched(WrappedStore):
@@ -164,6 +166,23 @@ def test_run_with_many_files_in_each_step_is_not_listed_whole(
         assert steps(root) == [1, 2]
 
     assert asked == ["list", "read", "read"]
+
+
+def test_stores_without_marks_are_asked_by_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their clients may be for one: that of FTP has one connection, and two who use it at once wait for ever."""
+    root, threads = Folder(FilesystemStore(f"memory:/{tmp_path}")), set()
+    for step in range(1, 9):
+        save(root, step)
+    read = FilesystemStore.read
+
+    def watched(store: FilesystemStore, key: str) -> Any:
+        threads.add(threading.current_thread())
+        return read(store, key)
+
+    monkeypatch.setattr(FilesystemStore, "read", watched)
+
+    assert len(steps(root)) == 8
+    assert threads == {threading.current_thread()}
 
 
 def test_snapshot_misses_no_step_for_which_another_went_while_pages_came(
