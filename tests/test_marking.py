@@ -100,6 +100,24 @@ def test_five_files_are_deleted_by_one_request_where_the_service_can(
 
 
 @clouds
+@pytest.mark.parametrize("name", ["s3-fsspec", "azure-fsspec"])
+def test_files_are_deleted_one_by_one_where_the_service_refuses_many(name: str, request: pytest.FixtureRequest) -> None:
+    cloud = name.partition("-")[0]
+    url, given = place(name, request)
+    proxy = request.getfixturevalue(f"{cloud}_proxy")
+    server = request.getfixturevalue(f"{cloud}_server")
+    store = open_folder(url, {**options(server, proxy.endpoint), "client": given["client"]}).store
+    for key in "ab":
+        store.put(key, [[b"x"]], 1)
+    proxy.rules({"method": "POST", "do": "status", "code": 400, "body": "not for many"})
+
+    store.delete(["a", "absent", "b"])
+
+    proxy.rules()
+    assert store.list("").files == {}
+
+
+@clouds
 @pytest.mark.parametrize("name", [*CLOUDS, "s3-fsspec", "gcs-fsspec", "azure-fsspec"])
 def test_wide_folder_is_given_up_after_some_pages(store: MarkingStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FEW", 2)
