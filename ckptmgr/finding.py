@@ -258,8 +258,8 @@ class Run:
         while True:
             steps = self.steps()
             for entry in steps.unreadable:
-                if entry.version not in passed:
-                    passed.add(entry.version)
+                if (damaged := (entry.name, entry.version)) not in passed:
+                    passed.add(damaged)
                     skip(entry.step, entry.error)
             left = [known for known in steps.known if known.key not in passed]
             if not left:

@@ -93,7 +93,8 @@ def snapshot(root: Folder, naming: StepNaming) -> Snapshot:
     reading, scan = _read(root, naming)
     for _ in tries():
         # All that was listed was there still, or nothing has changed since a look before: so this is the run at one moment.
-        if scan.is_unchanged or (reading.has_all and scan.is_moment):
+        # But while pages came, a step that had come since that look may have gone for another, and both be missed.
+        if scan.is_moment and (scan.is_unchanged or reading.has_all):
             break
         before, (reading, scan) = reading, _read(root, naming)
         if _versions(before) == _versions(reading):

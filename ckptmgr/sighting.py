@@ -4,13 +4,15 @@ The law: what is given as a record's bytes is what a read would have given at so
 listings mark files (`MarkingStore`) a record is known by the mark of its last read, or of the put by which this process put it.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from errno import EFBIG
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from ckptmgr.manifest import MANIFEST
-from ckptmgr.record import Record, encode
+from ckptmgr.record import LIMIT_NBYTES, Record, encode
 from ckptmgr.storage import Answer, Folder, Head, Marked, MarkingStore, RereadingStore, Sight, Store, Version
 
 READERS = 24  # reads at once: they are small, and wait for the network
@@ -105,17 +107,24 @@ def _below(store: MarkingStore, prefix: str) -> Mapping[str, Marked] | None:
 def _by_marks(
     root: Folder, below: Mapping[str, Marked], is_step: Callable[[str], bool], expected: Known, *, is_first: bool
 ) -> Scan:
-    files = {name: Head(file.nbytes, file.modified) for name, file in below.items() if "/" not in name}
-    folders = {name.partition("/")[0] for name in below if "/" in name}
+    folders = {name.partition("/")[0] for name in below if "/" in name} - {""}
+    files = {
+        name: Head(file.nbytes, file.modified)
+        for name, file in below.items()
+        if name and "/" not in name and name not in folders  # objects of the names of folders stand for them
+    }
     names = sorted(filter(is_step, folders))
     listed = {name: file for name in names if (file := below.get(f"{name}/{MANIFEST}"))}
     sights: dict[str, Sight | OSError | None] = {}
+    marks = Counter(file.mark for file in listed.values())  # no two records have the same bytes: some servers mark all alike
     for name, file in listed.items():
         known = expected.get(name)
-        if known and known.proof == file.mark is not None:
+        if known and known.proof == file.mark is not None and marks[file.mark] == 1:
             sights[name] = known
         elif file.nbytes == _EMPTIED_NBYTES:
             sights[name] = Sight(b"", None, file.mark)
+        elif file.nbytes > LIMIT_NBYTES:
+            sights[name] = _too_large(root, name)
     is_unchanged = not is_first and len(expected) == len(listed) == sum(
         sight is expected.get(name) for name, sight in sights.items()
     )
@@ -126,8 +135,24 @@ def _by_marks(
 
 
 def _read_all(root: Folder, names: Sequence[str]) -> list[Sight | OSError | None]:
-    readers = min(READERS, len(names)) if isinstance(root.store, MarkingStore) else 1
-    if readers < 2:
-        return [sight_of(root, name) for name in names]
+    """Reads them one by one, and many at once as soon as one has a mark: other stores' clients may be for one thread (FTP)."""
+    sights: list[Sight | OSError | None] = []
+    for name in names:
+        sights.append(_small_sight(root, name))
+        if isinstance(sights[-1], Sight) and sights[-1].proof is not None:
+            break
+    left = names[len(sights) :]
+    if (readers := min(READERS, len(left))) < 2:
+        return [*sights, *(_small_sight(root, name) for name in left)]
     with ThreadPoolExecutor(readers) as pool:
-        return [*pool.map(lambda name: sight_of(root, name), names)]
+        return [*sights, *pool.map(lambda name: _small_sight(root, name), left)]
+
+
+def _small_sight(root: Folder, name: str) -> Sight | OSError | None:
+    """What `sight_of` gives, without the bytes of what can be no record: all that a look gives is kept until the next."""
+    sight = sight_of(root, name)
+    return _too_large(root, name) if isinstance(sight, Sight) and len(sight.data) > LIMIT_NBYTES else sight
+
+
+def _too_large(root: Folder, name: str) -> OSError:
+    return OSError(EFBIG, "larger than any record", root.location(f"{name}/{MANIFEST}"))

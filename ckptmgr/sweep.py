@@ -220,12 +220,12 @@ def _looked_at_once(root: Folder, naming: StepNaming) -> tuple[Mapping[str, _Lis
         name, slash, rest = path.partition("/")
         if not slash:
             continue
-        first, is_below, inner = rest.partition("/")
-        attempt = parse_attempt(first) if is_below else None
+        first, _, inner = rest.partition("/")
+        attempt = parse_attempt(first)
         attempts, others = files.setdefault(name, {}), foreign.setdefault(name, set())
-        if attempt:
+        if attempt and inner:
             attempts.setdefault(attempt, {})[inner] = Head(file.nbytes, file.modified)
-        elif rest != MANIFEST:
+        elif first and not attempt and rest != MANIFEST:  # else an object that stands for the folder
             others.add(root.folder(name).location(first))
     found, unreadable = records(root, naming)
     seen: dict[str, Found | Unreadable] = {each.name: each for each in found}

@@ -211,14 +211,16 @@ def test_views_of_one_array_in_a_template_are_filled_one_after_another(manager):
     assert memory.tolist() == [0.0] * 4 + [1.0] * 8
 
 
-def test_a_giant_file_in_place_of_a_record_hides_no_other_step(manager, tmp_path):
-    for step in (1, 2):
+def test_giant_files_in_place_of_records_hide_no_other_step(manager, tmp_path):
+    for step in (1, 2, 3):
         manager.save(step, state(step))
-    os.truncate(tmp_path / "run" / "step-00000002" / "manifest.json", 1 << 30)
+    for step in (2, 3):
+        os.truncate(tmp_path / "run" / f"step-0000000{step}" / "manifest.json", 1 << 30)
 
     assert [info.step for info in manager.steps()] == [1]
-    with pytest.warns(RuntimeWarning, match="step 2 is skipped: .* far larger than any record"):
+    with pytest.warns(RuntimeWarning, match="far larger than any record") as warned:
         assert manager.restore().step == 1
+    assert [str(each.message)[:16] for each in warned] == ["step 2 is skippe", "step 3 is skippe"]
 
 
 def test_a_damaged_record_is_logged_and_left_out(manager, caplog):

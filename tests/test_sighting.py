@@ -1,7 +1,9 @@
 """What is known of a run's records is not read again, and what is not is: on stores whose listings mark files."""
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,8 @@ from stores import MarkedStore, WrappedStore
 
 from ckptmgr import commit, ledger, sighting
 from ckptmgr.ledger import largest_sequence, snapshot
-from ckptmgr.storage import Folder, Marked
+from ckptmgr.record import LIMIT_NBYTES
+from ckptmgr.storage import FilesystemStore, Folder, Marked
 
 
 class Watched(WrappedStore):
@@ -91,6 +94,22 @@ def test_only_what_others_have_changed_is_read(store: Watched, root: Folder) -> 
     assert [each.step for each in found if each.record.pins] == [2]
 
 
+def test_mark_that_two_records_have_proves_nothing(store: Watched, root: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    list_all = store.inner.below
+
+    def marked_alike(prefix: str, most: int) -> dict[str, Marked]:
+        return {name: file._replace(mark="0-1") for name, file in list_all(prefix, most=most).items()}
+
+    monkeypatch.setattr(store.inner, "below", marked_alike)
+    monkeypatch.setattr(store.inner, "mark", lambda version: "0-1")
+    for step in (1, 2):
+        save(other(root), step)
+    steps(root)
+    save(other(root), 1, overwrite=True)
+
+    assert largest_sequence(root, NAMING) == 3
+
+
 def test_put_that_another_process_has_replaced_is_read(store: Watched, root: Folder) -> None:
     save(root, 1)
     save(other(root), 1, overwrite=True)
@@ -120,6 +139,21 @@ def test_emptied_records_are_never_read() -> None:
     assert steps(root) == [3, 8]
 
 
+def test_what_is_larger_than_any_record_is_neither_read_nor_kept(store: Watched, root: Folder) -> None:
+    save(other(root), 1)
+    other(root).write(f"{NAMING.format(2)}/manifest.json", bytes(LIMIT_NBYTES + 1))
+    first = ledger.records(root, NAMING)
+
+    with store.asking() as asked:
+        again = ledger.records(root, NAMING)
+
+    assert asked == ["below"]
+    for found, unreadable in (first, again):
+        assert ([each.step for each in found], [each.step for each in unreadable]) == ([1], [2])
+        assert "far larger than any record" in str(unreadable[0].error)
+        assert unreadable[0].version is None  # which is the content here
+
+
 def test_run_with_many_files_in_each_step_is_not_listed_whole(
     store: Watched, root: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +166,23 @@ def test_run_with_many_files_in_each_step_is_not_listed_whole(
         assert steps(root) == [1, 2]
 
     assert asked == ["list", "read", "read"]
+
+
+def test_stores_without_marks_are_asked_by_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their clients may be for one: that of FTP has one connection, and two who use it at once wait for ever."""
+    root, threads = Folder(FilesystemStore(f"memory:/{tmp_path}")), set()
+    for step in range(1, 9):
+        save(root, step)
+    read = FilesystemStore.read
+
+    def watched(store: FilesystemStore, key: str) -> Any:
+        threads.add(threading.current_thread())
+        return read(store, key)
+
+    monkeypatch.setattr(FilesystemStore, "read", watched)
+
+    assert len(steps(root)) == 8
+    assert threads == {threading.current_thread()}
 
 
 def test_snapshot_misses_no_step_for_which_another_went_while_pages_came(
@@ -152,6 +203,26 @@ def test_snapshot_misses_no_step_for_which_another_went_while_pages_came(
     store.inner.below = listed_page_by_page
 
     assert steps(root) == [3]
+
+
+def test_listing_of_many_pages_is_not_believed_because_it_says_what_was_known(
+    store: Watched, root: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sighting, "PAGE", -1)
+    save(root, 5)
+    steps(root)
+    save(other(root), 7)  # unknown here, and there when this look begins
+
+    def listed_page_by_page(prefix: str, most: int) -> dict[str, Marked]:
+        del store.inner.below
+        save(other(root), 3)
+        commit.delete(other(root), NAMING.format(7), 7)
+        after = store.inner.below(prefix, most=most)
+        return {name: file for name, file in after.items() if not name.startswith("step-00000003")}
+
+    store.inner.below = listed_page_by_page
+
+    assert steps(root) == [3, 5]
 
 
 def test_claims_of_others_do_not_hide_or_delay_anything(store: Watched, root: Folder) -> None:

@@ -23,6 +23,7 @@ _PAUSES_S = (0.1, 0.5, 2.0)
 _STATUS = re.compile(r"status code: (\d{3})")
 _QUERY = re.compile(r"\?[\w-]+=[^\s,]*")  # may hold a signature
 _BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|The specified bucket does not exist")
+_NO_PATH = re.compile(r"object with invalid path")
 _used_by: set[int] = set()
 
 
@@ -87,3 +88,8 @@ def status(error: BaseException) -> int | None:
 def names_bucket(error: BaseException) -> bool:
     """Whether it is the bucket that is not there."""
     return _BUCKET.search(str(error.__cause__ or error)) is not None
+
+
+def names_no_path(error: BaseException) -> bool:
+    """Whether a listing broke off at an object of somebody's whose key obstore takes for no path, such as ``a//b``."""
+    return _NO_PATH.search(str(error)) is not None

@@ -123,11 +123,11 @@ class S3Client:
     def delete(self, paths: Sequence[str]) -> None:
         for some in _cut(paths, 1_000):
             named = {"Objects": [{"Key": path} for path in some], "Quiet": True}
-            errors = self.fs.call_s3("delete_objects", Bucket=self._bucket, Delete=named).get("Errors")
-            if errors:
-                raise OSError(
-                    EIO, f"{len(errors)} objects cannot be deleted: {errors[0]}", f"s3://{self._bucket}/{errors[0]['Key']}"
-                )
+            is_done = False
+            with suppress(OSError):  # not all servers have this request
+                is_done = not self.fs.call_s3("delete_objects", Bucket=self._bucket, Delete=named).get("Errors")
+            if not is_done:
+                _delete_each(self.fs, self._bucket, some)
 
     def uploads(self, prefix: str) -> list[Upload]:
         found: list[Upload] = []
@@ -208,12 +208,8 @@ class GcsClient:
 
     def delete(self, paths: Sequence[str]) -> None:
         with ThreadPoolExecutor(_AT_ONCE) as pool:  # a batch of Google's would be counted as so many requests all the same
-            for deleted in [pool.submit(self._delete, path) for path in paths]:
+            for deleted in [pool.submit(_delete_each, self.fs, self._bucket, [path]) for path in paths]:
                 deleted.result()
-
-    def _delete(self, path: str) -> None:
-        with suppress(FileNotFoundError):
-            self.fs.rm_file(f"{self._bucket}/{path}")
 
     def uploads(self, prefix: str) -> list[Upload]:
         url = f"{self.fs._location}/{quote(self._bucket, safe='')}"
@@ -304,14 +300,16 @@ class AzureClient:
             yield [(blob.name, Marked(blob.size, _whole(blob.last_modified), bare(blob.etag))) for blob in page]
 
     def delete(self, paths: Sequence[str]) -> None:
-        async def ask(some: Sequence[str]) -> None:
+        async def ask(some: Sequence[str]) -> bool:
             answers = await self._container().delete_blobs(*some, raise_on_any_failure=False)
-            async for answer in answers:
-                if answer.status_code >= 400 and answer.status_code != 404:
-                    raise OSError(EIO, f"status {answer.status_code}", f"{self._bucket}: one of {some[0]} ...")
+            return all([answer.status_code < 400 or answer.status_code == 404 async for answer in answers])
 
         for some in _cut(paths, 256):
-            _sync(self.fs.loop, functools.partial(ask, some))
+            is_done = False
+            with suppress(self._errors.HttpResponseError):  # not all accounts and signatures allow this request
+                is_done = _sync(self.fs.loop, functools.partial(ask, some))
+            if not is_done:
+                _delete_each(self.fs, self._bucket, some)
 
     def uploads(self, prefix: str) -> list[Upload]:
         return []  # blocks that are never committed go by themselves after a week, and cannot be listed
@@ -360,6 +358,13 @@ def _whole(moment: datetime) -> float:
 
 def _cut(paths: Sequence[str], most: int) -> Iterator[Sequence[str]]:
     return (paths[at : at + most] for at in range(0, len(paths), most))
+
+
+def _delete_each(fs: Any, bucket: str, paths: Sequence[str]) -> None:
+    """Deletes objects where the service has no request for many, or refuses it, or has not deleted all."""
+    for path in paths:
+        with suppress(FileNotFoundError):
+            fs.rm_file(f"{bucket}/{path}")
 
 
 def _unless_absent(told: tuple[Any, BaseException | None]) -> tuple[bytes, Version] | None:

@@ -20,5 +20,8 @@ def gathered(pages: Iterable[Sequence[tuple[str, Marked]]], most: int) -> Mappin
 
 
 def bare(e_tag: str | None) -> str | None:
-    """An ETag as a mark: some listings leave out the quotes that it has elsewhere."""
-    return e_tag.removeprefix("W/").strip('"') if e_tag else None
+    """An ETag as a mark: some listings leave out the quotes that it has elsewhere.
+
+    None for one that other bytes may have too: an empty one, and one that is weak, as RFC 9110 (8.8.1) has it.
+    """
+    return None if not e_tag or e_tag.startswith("W/") else e_tag.strip('"') or None

@@ -25,7 +25,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from ckptmgr.storage import clouds, weak
-from ckptmgr.storage.asking import REFUSED, again, asking, names_bucket, obstore, status, told
+from ckptmgr.storage.asking import REFUSED, again, asking, names_bucket, names_no_path, obstore, status, told
 from ckptmgr.storage.blockfile import open_blocks
 from ckptmgr.storage.budget import Budget
 from ckptmgr.storage.clients import Client, client_of, has_client
@@ -118,7 +118,8 @@ class ObjectStore:
         if self._is_conditional():
             helper = self._helper()
             assert helper is not None
-            return helper.send(self._path(key), None, version.version or version.e_tag)[0]
+            # Google's condition is the generation; Azure's versions are other things, which only some accounts have.
+            return helper.send(self._path(key), None, version.version if self._cloud.kind == "GCSStore" else version.e_tag)[0]
         return weak.check_then(self, key, version, lambda: self.delete([key]))
 
     def change(self, key: str, data: bytes, version: Version | None) -> tuple[Answer, Version | None]:
@@ -228,7 +229,16 @@ class ObjectStore:
             for page in self._obstore.list(self._client(), where or None, chunk_size=_PAGE):
                 yield [(meta["path"].removeprefix(where), _marked(meta)) for meta in page if meta["path"].startswith(where)]
 
-        return again(lambda: gathered(pages(), most), self.location(prefix))
+        def ask() -> Mapping[str, Marked] | None:
+            try:
+                return gathered(pages(), most)
+            except self._obstore.exceptions.BaseError as error:
+                if not names_no_path(error):
+                    raise
+                logger.info("%r is not listed whole: %s", self.location(prefix), error)
+                return None  # such an object is not met where only the folder is listed in which it is not
+
+        return again(ask, self.location(prefix))
 
     def delete(self, keys: Iterable[str]) -> None:
         """See `Store.delete`; one request for 1,000 on S3, for 256 on Azure, for each on Google, several at once."""
