@@ -4,6 +4,8 @@ fsspec has no conditions, and the three repeat a request whose answer was lost, 
 clients are asked here. Paths are without the bucket. All credentials are theirs.
 """
 
+import base64
+import json
 import logging
 import os
 import re
@@ -17,7 +19,7 @@ from xml.etree import ElementTree
 
 import fsspec
 
-from ckptmgr.storage.clouds import Place, is_installed, module
+from ckptmgr.storage.clouds import Place, is_installed, module, take_retries
 from ckptmgr.storage.store import Answer, Upload, Version
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,9 @@ class Client(Protocol):
     def send(self, path: str, data: bytes | None, version: Version | None) -> Answer:
         """One conditional request: ``data`` None removes, ``version`` None is for what is not there."""
 
+    def checksum(self, path: str) -> int | None:
+        """The crc32c of an object as the store has computed it, or None if it tells none."""
+
     def uploads(self, prefix: str) -> list[Upload]:
         """Unfinished uploads below a prefix."""
 
@@ -52,7 +57,11 @@ class Client(Protocol):
 
 def client_of(place: Place, options: Mapping[str, Any]) -> Client | None:
     """The client of a bucket, or None if the package for it is not installed."""
-    return _CLIENTS[_PACKAGES[place.scheme]](place, dict(options)) if has_client(place) else None
+    if not has_client(place):
+        return None
+    given = dict(options)
+    take_retries(given)  # these three have their own
+    return _CLIENTS[_PACKAGES[place.scheme]](place, given)
 
 
 def has_client(place: Place) -> bool:
@@ -96,6 +105,9 @@ class S3Client:
 
         status, error = self._told(self._once, ask, path)
         return _answer(status, error, path, is_made_here=version is None)
+
+    def checksum(self, path: str) -> int | None:
+        return None
 
     def uploads(self, prefix: str) -> list[Upload]:
         found: list[Upload] = []
@@ -161,6 +173,13 @@ class GcsClient:
         if status < 400:
             return Answer.OK
         return _answer(status, OSError(EIO, f"status {status}: {body[:200]!r}", path), path, is_made_here=version is None)
+
+    def checksum(self, path: str) -> int | None:
+        status, _, body = self._ask("GET", self._object(path), {"fields": "crc32c"})
+        if status >= 400:
+            raise OSError(EIO, f"status code: {status}", path)
+        told = json.loads(body).get("crc32c")
+        return None if told is None else int.from_bytes(base64.b64decode(told), "big")
 
     def uploads(self, prefix: str) -> list[Upload]:
         url = f"{self.fs._location}/{quote(self._bucket, safe='')}"
@@ -238,6 +257,9 @@ class AzureClient:
         status, error = self._told(ask)
         return _answer(status, error, path, is_made_here=version is None)
 
+    def checksum(self, path: str) -> int | None:
+        return None
+
     def uploads(self, prefix: str) -> list[Upload]:
         return []  # blocks that are never committed go by themselves after a week, and cannot be listed
 
@@ -259,7 +281,11 @@ class AzureClient:
             return 0, error
 
 
-_CLIENTS: dict[str, Callable[[Place, dict[str, Any]], Client]] = {"s3fs": S3Client, "gcsfs": GcsClient, "adlfs": AzureClient}
+_CLIENTS: dict[str, Callable[[Place, dict[str, Any]], Client]] = {
+    "s3fs": S3Client,
+    "gcsfs": GcsClient,
+    "adlfs": AzureClient,
+}
 
 
 def _filesystem(scheme: str, options: Mapping[str, Any]) -> Any:

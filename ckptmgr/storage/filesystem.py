@@ -84,7 +84,9 @@ class FilesystemStore:
             if pieces.failed is error:
                 raise
             raise FileNotFoundError(ENOENT, "somebody removed the unfinished file, or its folder", self.location(key)) from error
-        return Stored(nbytes)
+        with self._asking(key):
+            checksum = self._client.checksum(self._key(key)) if self._client is not None else None
+        return Stored(nbytes, None if checksum is None else ("crc32c", f"{checksum:08x}"))
 
     def create(self, key: str, data: bytes) -> Answer:
         """See `Store.create`."""
@@ -337,6 +339,10 @@ class FilesystemStore:
             raise OSError(EIO, str(error), self.location(key)) from error
         except NotImplementedError as error:
             raise OSError(EROFS, "this file system can only be read", self.url) from error
+        except OSError as error:
+            if error.errno is not None and error.filename is None:
+                error.filename = self.location(key)
+            raise
 
 
 def _head(info: Mapping[str, Any]) -> Head:

@@ -5,14 +5,14 @@ The law: a name refers to a whole object, and only when the store says that it h
 - **Whole.** Small files are one request; larger ones are uploads in parts, straight from the memory of the arrays, which
   appear when they are completed. A failed upload is ended; one whose process died is among `ObjectStore.uploads`.
 - **Conditional.** `ObjectStore.create` and `replace` send their condition with the data, once: sent again after an answer was
-  lost, a request would meet its own effect and be refused. All others are repeated by obstore with growing random pauses for
-  up to two minutes; what it gives up at once, a few times more (`asking.again`).
+  lost, a request would meet its own effect and be refused. All others are repeated with growing random pauses for
+  up to two minutes (`asking.again`).
 - **Asked, not assumed.** A server that is not the vendor's own is tried first (`weak.honours`).
 """
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
@@ -20,19 +20,20 @@ from errno import EFBIG, EIO, ENOENT
 from http.client import HTTPException
 from inspect import GEN_CREATED, getgeneratorstate
 from time import monotonic, time
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from ckptmgr.storage import clouds, weak
-from ckptmgr.storage.asking import REFUSED, again, asking, names_bucket, obstore, status, told
+from ckptmgr.storage.asking import REFUSED, again, asking, is_damage, is_unanswered, names_bucket, obstore, status, told
 from ckptmgr.storage.blockfile import open_blocks
 from ckptmgr.storage.clients import Client, client_of, has_client
 from ckptmgr.storage.folders import names_of, names_of_prefix
-from ckptmgr.storage.pieces import Pieces, Places, Taken, feed
+from ckptmgr.storage.pieces import Pieces, Places, Taken, feed, read_back
 from ckptmgr.storage.store import Answer, Buffer, Head, Listing, Stored, Upload, Version
 
 logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 _MIB = 1 << 20
 _PART_NBYTES = 16 * _MIB  # of an upload, unless it would have too many; every store takes 5 MiB
@@ -80,15 +81,20 @@ class ObjectStore:
         return not self.is_weak and self._cloud.kind != "S3Store" and has_client(self._cloud.place)
 
     def put(self, key: str, windows: Iterable[Sequence[Buffer]], nbytes: int) -> Stored:
-        """See `Store.put`. Buffers are sent from where they are, several at once."""
+        """See `Store.put`. Buffers are sent from where they are, several at once.
+
+        The checksum is Google's own. S3 compares every body itself, and TLS protects it; what has neither is read back.
+        """
         path, part = self._path(key), part_nbytes(nbytes)
         pieces = Pieces(windows, nbytes, self.location(key))
         with pieces.telling(), asking(self.location(key)):
             if nbytes <= _PART_NBYTES:
-                self._obstore.put(self._client(), path, list(pieces) or b"", use_multipart=False)
+                body = list(pieces) or b""
+                self._again(key, lambda: self._obstore.put(self._client(), path, body, use_multipart=False))
             else:
                 self._upload(key, pieces, nbytes, part)
-        return Stored(nbytes)
+        checksum = self._checksum(key, nbytes)
+        return Stored(nbytes, None if checksum is None else ("crc32c", f"{checksum:08x}"))
 
     def create(self, key: str, data: bytes) -> Answer:
         """See `Store.create`."""
@@ -112,7 +118,7 @@ class ObjectStore:
         known = {name: value for name, value in (version or _Version(None, None))._asdict().items() if value}  # type: ignore[attr-defined]
         errors = self._obstore.exceptions
         try:
-            self._obstore.put(self._client(is_once=True), self._path(key), data, mode=known or "create")
+            self._obstore.put(self._client(), self._path(key), data, mode=known or "create")
         except (errors.AlreadyExistsError, errors.PreconditionError):
             return Answer.NO
         except (errors.BaseError, FileNotFoundError) as error:
@@ -135,32 +141,37 @@ class ObjectStore:
             return bytes(found.bytes()), _Version(found.meta["e_tag"], found.meta["version"])
 
         try:
-            return again(ask, self.location(key))
+            return self._again(key, ask)
         except FileNotFoundError as error:
             _raise_if_bucket(error)
             return None
 
     def read_into(self, key: str, offset: int, buffers: Sequence[Buffer]) -> None:
         """See `Store.read_into`. One range, which goes on where it broke off; memory for one chunk of it."""
-        nbytes = Places(buffers).nbytes
-        if nbytes == 0:
+        places = Places(buffers)
+        if places.nbytes == 0:
             return
-        end = offset + nbytes
+        end = offset + places.nbytes
         short = EOFError(f"{self.location(key)!r} ends before byte {end}")
+        same: dict[str, str] = {}  # once there are bytes of an object, the others must be of it too
 
         def ask() -> None:
-            places = Places(buffers)
-            found = self._obstore.get(self._client(), self._path(key), options={"range": (offset, end)})
+            options = {"range": (end - places.left, end), **same}
+            found = self._obstore.get(self._client(), self._path(key), options=options)
+            if found.meta["e_tag"]:
+                same["if_match"] = found.meta["e_tag"]
             for chunk in found.stream(_CHUNK_NBYTES) if found.range[1] == end else ():
                 places.fill(chunk)
             if places.left:
                 raise short
 
         try:
-            again(ask, self.location(key))
+            self._again(key, ask)
         except FileNotFoundError:
             raise
         except OSError as error:  # every store has its own words when a range begins behind the end
+            if is_unanswered(error):
+                raise
             head = self.head(key)
             if head is None or head.nbytes >= end:
                 raise
@@ -176,7 +187,7 @@ class ObjectStore:
     def head(self, key: str) -> Head | None:
         """See `Store.head`. Times are in whole seconds: not all that tell them tell more."""
         try:
-            return _head(again(lambda: self._obstore.head(self._client(), self._path(key)), self.location(key)))
+            return _head(self._again(key, lambda: self._obstore.head(self._client(), self._path(key))))
         except FileNotFoundError as error:
             _raise_if_bucket(error)
             return None
@@ -185,7 +196,7 @@ class ObjectStore:
         """See `Store.list`; one request for each thousand names."""
         names_of_prefix(prefix)
         where = self._prefix + prefix
-        found = again(lambda: self._obstore.list_with_delimiter(self._client(), where or None), self.location(prefix))
+        found = self._again(prefix, lambda: self._obstore.list_with_delimiter(self._client(), where or None))
         # A console may have put an empty object under the folder's own name, which comes without its slash.
         names = [(meta["path"].removeprefix(where), meta) for meta in found["objects"] if meta["path"].startswith(where)]
         files = {name: _head(meta) for name, meta in sorted(names, key=lambda each: each[0]) if name and "/" not in name}
@@ -211,7 +222,7 @@ class ObjectStore:
             except FileNotFoundError as error:
                 _raise_if_bucket(error)
 
-        again(ask, self.url)
+        self._again("", ask)
 
     def uploads(self, prefix: str) -> Sequence[Upload]:
         """See `Store.uploads`. Empty on Azure, where they end by themselves, and without the store's fsspec client."""
@@ -262,12 +273,12 @@ class ObjectStore:
 
         def send(taken: Taken) -> None:
             try:
-                self._obstore.put(self._client(), self._path(key), taken, use_multipart=True, **sizes)
+                self._obstore.put(self._client(is_once=False), self._path(key), taken, use_multipart=True, **sizes)
             except self._obstore.exceptions.GenericError:
                 if getgeneratorstate(taken) != GEN_CREATED:
                     raise
                 # It did not begin: obstore does not repeat that one request to Google, for it may leave an upload behind.
-                self._obstore.put(self._client(), self._path(key), taken, use_multipart=True, **sizes)
+                self._obstore.put(self._client(is_once=False), self._path(key), taken, use_multipart=True, **sizes)
 
         started = monotonic()
         try:
@@ -279,6 +290,19 @@ class ObjectStore:
             if isinstance(error, FileNotFoundError) and not error.filename:
                 raise FileNotFoundError(ENOENT, "somebody ended the upload", self.location(key)) from error
             raise
+
+    def _checksum(self, key: str, nbytes: int) -> int | None:
+        """The crc32c of what has just been put, if anybody but S3 and TLS must see to its bytes."""
+        helper = self._helper() if self._cloud.kind == "GCSStore" else None
+        if helper is not None:
+
+            def ask() -> int | None:
+                with _as_os_error(helper, self.location(key)):
+                    return helper.checksum(self._path(key))
+
+            return self._again(key, ask)
+        is_summed = self._cloud.kind == "S3Store" and self._cloud.endpoint not in _without_checksums
+        return None if is_summed or self._cloud.endpoint.startswith("https:") else read_back(self, key, nbytes)
 
     def _is_there(self, key: str, nbytes: int, started: float) -> bool:
         """Whether an object of that size has appeared since ``started`` (of `monotonic`), by the server's clock."""
@@ -295,22 +319,32 @@ class ObjectStore:
         except PermissionError:
             raise
         except OSError as error:
-            if self._cloud.endpoint in _without_checksums or "checksum_algorithm" not in self._cloud.config:
+            # Not for bytes that were damaged on their way: that is what the checksums are for.
+            is_refused = status(error) in (400, 501) and not is_damage(error)
+            if not is_refused or self._cloud.endpoint in _without_checksums or "checksum_algorithm" not in self._cloud.config:
                 raise
             logger.info("%r is asked again without checksums: %s", self.url, error)
+        try:
             _without_checksums.add(self._cloud.endpoint)
             self._clients.clear()
             return weak.honours(self, self.url)
+        except OSError:
+            _without_checksums.discard(self._cloud.endpoint)
+            self._clients.clear()
+            raise
 
     def _path(self, key: str) -> str:
         names_of(key)
         return self._prefix + key
 
+    def _again(self, key: str, ask: Callable[[], _T]) -> _T:
+        return again(ask, self.location(key), self._cloud.retries)
+
     @property
     def _obstore(self) -> Any:
         return obstore()
 
-    def _client(self, *, is_once: bool = False) -> Any:
+    def _client(self, *, is_once: bool = True) -> Any:
         with _guard:
             if is_once not in self._clients:
                 has_checksums = self._cloud.endpoint not in _without_checksums

@@ -98,8 +98,9 @@ def write(
             windows = _windows(file, source, folder.store.window_nbytes, late)
             if meanwhile is not None and planned is layout.files[-1]:
                 windows = _then(windows, functools.partial(sums.then, meanwhile, digests, file.name))
-            folder.put(file.name, _taken(windows, sums, tally), nbytes)
+            stored = folder.put(file.name, _taken(windows, sums, tally), nbytes)
             digests[file.name] = sums.digests()
+            folder.compare(file.name, stored, sums.file)
             files[file.name] = WrittenFile(nbytes, sums.file)
             tally.add(0, checksum=sums.seconds)
         if meanwhile is not None and (not layout.files or layout.files[-1].name in known):
