@@ -10,6 +10,7 @@ Letters in comments are those of section 5.5 of docs/commit.md.
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from ckptmgr.commit import files_below
 from ckptmgr.ledger import Found, Unreadable, change, look, records
@@ -17,6 +18,7 @@ from ckptmgr.manifest import MANIFEST, folder_name, parse_attempt
 from ckptmgr.naming import StepNaming
 from ckptmgr.record import Hold, Record
 from ckptmgr.storage import Answer, Folder, Head, Upload
+from ckptmgr.storage.weak import is_probe
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +64,9 @@ def sweep(root: Folder, naming: StepNaming, *, grace_s: float, empty_records: bo
     now = root.store.now()  # before anything is looked at: what changes from here on is alive
     sweeper = _Sweeper(root, naming, now, grace_s, root.uploads(), empty_records)
     done = sweeper.abort(sweeper.uploads_at([]))
-    for name in root.list().folders:
+    listing = root.list()
+    done += sweeper.sweep_probes(listing.files)
+    for name in sorted({*listing.folders, *sweeper.begun}):
         if (step := naming.parse(name)) is not None:
             done += sweeper.sweep_step(name, step)
     for entry in done.unreadable:
@@ -70,7 +74,7 @@ def sweep(root: Folder, naming: StepNaming, *, grace_s: float, empty_records: bo
     return done
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Sweeper:
     root: Folder
     naming: StepNaming
@@ -81,7 +85,8 @@ class _Sweeper:
 
     def sweep_step(self, name: str, step: int) -> Swept:
         folder = self.root.folder(name)
-        files, foreign = _listed(folder)  # a: the files first, the record second
+        listed, foreign = _listed(folder)  # a: the files first, the record second
+        files = {**{attempt: {} for attempt in self.begun.get(name, ())}, **listed}
         found = look(self.root, name, step)
         if isinstance(found, Unreadable):
             return Swept(foreign=foreign, unreadable=(found,))
@@ -99,6 +104,23 @@ class _Sweeper:
         if kept.is_empty:
             self.root.delete([f"{name}/"])  # the folder, if nothing is left in it
         return done
+
+    @cached_property
+    def begun(self) -> Mapping[str, set[str]]:
+        """Attempts with unfinished uploads, by their step's folder: there may be no other sign of them."""
+        found: dict[str, set[str]] = {}
+        for upload in self.uploads:
+            match upload.key.removeprefix(self.root.prefix).split("/"):
+                case [name, folder, _] if attempt := parse_attempt(folder):
+                    found.setdefault(name, set()).add(attempt)
+        return found
+
+    def sweep_probes(self, files: Mapping[str, Head]) -> Swept:
+        """What a process that died left of its first question to the store."""
+        dead = [name for name, head in files.items() if is_probe(name) and self._is_dead([head.modified])]
+        if dead:
+            self.root.delete(dead)
+        return Swept(len(dead), sum(files[name].nbytes for name in dead))
 
     def uploads_at(self, place: Sequence[str]) -> list[Upload]:
         """Unfinished uploads of files directly in that folder below the root."""
