@@ -23,7 +23,7 @@ from ckptmgr.renaming import Rule, near_names
 from ckptmgr.source import Replaceable, TensorSource
 from ckptmgr.spec import TensorSpec
 from ckptmgr.step import JSON, StepInfo
-from ckptmgr.storage import Folder, FolderOfFiles
+from ckptmgr.storage import Folder, FolderOfFiles, LocalStore
 from ckptmgr.transfer import Place, Problem, Progress, Verify, Want
 from ckptmgr.treefile import TreeText
 from ckptmgr.treesource import TreeSource
@@ -383,6 +383,8 @@ def read_checked(folder: Folder, entry: FileEntry) -> bytes:
         )
     try:
         data = folder.read_range(entry.name, 0, entry.nbytes)
+        if crc32c(data) != entry.crc32c and not isinstance(folder.store, LocalStore):
+            data = folder.read_range(entry.name, 0, entry.nbytes)  # the first may have been damaged on their way
     except (FileNotFoundError, EOFError) as error:
         raise CorruptCheckpointError(f"{where!r} was removed or cut off while it was read", file=entry.name) from error
     if crc32c(data) != entry.crc32c:

@@ -6,7 +6,7 @@ is wrong.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -78,9 +78,12 @@ class Bulk:
         for file in self.files:
             file.map(self.arrays)
 
-    def spans(self, file: "_File", checks: list[Check] | None) -> Iterator[Span]:
-        """What is to be read of a file, by ascending offset; ``checks`` takes what is to be looked at after that."""
-        return file.spans(self.arrays, checks)
+    def spans(self, file: "_File", checks: list[Check] | None, only: Collection[str] | None = None) -> Iterator[Span]:
+        """What is to be read of a file, by ascending offset; ``checks`` takes what is to be looked at after that.
+
+        With ``only`` no more than that takes for these tensors, which were read before.
+        """
+        return file.spans(self.arrays, checks) if only is None else file.spans_again(self.arrays, checks, only)
 
 
 class _Columns(NamedTuple):
@@ -217,6 +220,16 @@ class _File:
             yield from pieces(run.offset, run.target, most, check)
             at = run.offset + run.target.nbytes
         yield from _fillers(at, self._nbytes, most, check)
+
+    def spans_again(self, arrays: Sequence[Any], checks: list[Check] | None, only: Collection[str]) -> Iterator[Span]:
+        rows = self.columns.rows
+        if any(self.names[row] in only and self.checksums[row] is None for row in rows):
+            yield from self.spans(arrays, checks)  # such a tensor is only verified by the whole file
+            return
+        for run in self._runs:
+            if any(self.names[row] in only for row in rows[run.first : run.last]):
+                check = self._check(run, arrays, checks)
+                yield from pieces(run.offset, run.target, self.folder.store.window_nbytes, check)
 
     def _total_to_check(self) -> int | None:
         """The file's crc32c, if little has to be read besides to verify all tensors by it."""
