@@ -16,6 +16,7 @@ from services import S3, Proxy, Service
 
 from ckptmgr import CheckpointManager, MissingDependencyError
 from ckptmgr.storage import Answer, ObjectStore, Store, clouds, open_folder
+from ckptmgr.storage.pieces import Places
 
 pytestmark = pytest.mark.xdist_group("clouds")
 MIB = 1 << 20
@@ -240,6 +241,23 @@ def test_a_broken_range_goes_on_where_it_broke(told: tuple[Store, Proxy]) -> Non
     start, end = asked[1]["range"].removeprefix("bytes=").split("-")
     assert MIB < int(start) <= 6 * MIB  # some of what had come was on its way still
     assert int(end) == 7 * MIB - 1
+
+
+def test_a_range_that_breaks_off_behind_its_last_byte_is_whole(proxy: Proxy, s3_server: S3, tmp_path: Path, monkeypatch) -> None:
+    store = open_folder(f"s3://test-bucket{tmp_path}", options(s3_server, proxy.endpoint)).store
+    store.put("file", [[b"0123456789"]], 10)
+    fill, broken = Places.fill, [1]
+
+    def breaking(places: Places, chunk: bytes) -> None:
+        fill(places, chunk)
+        if broken and broken.pop():
+            raise OSError(5, "HTTP error: broken", "file")
+
+    monkeypatch.setattr(Places, "fill", breaking)
+    back = bytearray(10)
+    store.read_into("file", 0, [back])
+
+    assert back == b"0123456789"
 
 
 def test_an_upload_whose_writer_was_killed_is_listed_and_ended(s3_server: S3, tmp_path: Path) -> None:
