@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from ckptmgr.ledger import records
 from ckptmgr.manifest import MANIFEST, folder_name
 from ckptmgr.naming import StepNaming
+from ckptmgr.record import decode
 from ckptmgr.storage import Folder
 
 
@@ -19,7 +20,7 @@ def files_below(folder: Folder, prefix: str = "") -> Iterator[str]:
 def debris(root: Folder) -> set[str]:
     """Files that no committed step needs, and unfinished uploads. Emptied records may stay where stores lack a remove."""
     found, unreadable = records(root, StepNaming())
-    wanted = {f"{each.name}/{MANIFEST}" for each in found if each.record.manifest or not root.store.has_remove}
+    wanted = {f"{each.name}/{MANIFEST}" for each in found if each.record.manifest}
     for each in found:
         if manifest := each.record.manifest:
             folder = f"{each.name}/{folder_name(manifest.attempt)}"
@@ -28,4 +29,10 @@ def debris(root: Folder) -> set[str]:
     assert not any(each.record.claim for each in found)
     there = set(files_below(root)) - {".ckptmgr.lock"}
     assert wanted <= there, "files are missing"
-    return there - wanted | {upload.key for upload in root.uploads()}
+    return {name for name in there - wanted if not is_emptied(root, name)} | {upload.key for upload in root.uploads()}
+
+
+def is_emptied(root: Folder, name: str) -> bool:
+    """Whether that is an emptied record, which may stay."""
+    is_record = not root.store.has_remove and name.endswith(f"/{MANIFEST}") and name.count("/") == 1
+    return is_record and decode(root.read(name)[0], where=name).is_empty
