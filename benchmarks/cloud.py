@@ -2,8 +2,9 @@
 
 The null server swallows what it is sent and serves zeros, on the same machine. Ours includes the crc32c of every tensor and
 file and, on the way there, the CRC64 by which the server can tell damaged bytes. obstore is the client below ours, called
-directly in the ways in which it is fastest, without any checksum or signature of the body. The link of 50 MB/s and 30 ms a
-request is a proxy in front of a server in memory; there ours is a save and a restore of a managed step.
+directly in the ways in which it is fastest, without any checksum or signature of the body, and once with that CRC64.
+The link of 50 MB/s and 30 ms a request is a proxy in front of a server in memory; there ours is a save and a restore of a
+managed step.
 """
 
 import functools
@@ -74,6 +75,7 @@ class Null:
         up = {
             "obstore, parts of 32 MiB": functools.partial(self.obstore_upload, 32, 8),
             "obstore, parts of 128 MiB": functools.partial(self.obstore_upload, 128, 2),
+            "obstore, parts of 32 MiB with CRC64": functools.partial(self.obstore_upload, 32, 8, checksum_algorithm="CRC64NVME"),
             "s3fs": self.s3fs_upload,
         }
         down = {
@@ -112,9 +114,9 @@ class Null:
         folder.write("warm", b"x")
         return folder, Arrays(folder, self.nbytes)
 
-    def obstore_upload(self, part: int, count: int) -> Facts:
+    def obstore_upload(self, part: int, count: int, **config: str) -> Facts:
         """One buffer, in that many parts of so many MiB at once."""
-        obstore, store, data = self.obstore()
+        obstore, store, data = self.obstore(**config)
         return timed(lambda: obstore.put(store, "key", data.data, chunk_size=part * MIB, max_concurrency=count))
 
     def obstore_streams(self) -> Facts:
@@ -147,12 +149,12 @@ class Null:
 
         return timed(run)
 
-    def obstore(self) -> tuple[Any, Any, np.ndarray]:
+    def obstore(self, **config: str) -> tuple[Any, Any, np.ndarray]:
         """The package, a store whose connection is open, and an array."""
         obstore = importlib.import_module("obstore")
         keys = {"access_key_id": "any", "secret_access_key": "any", "region": "us-east-1", "unsigned_payload": True}
         made = importlib.import_module("obstore.store").S3Store
-        store = made("bucket", config={**keys, "endpoint": self.endpoint}, client_options={"allow_http": True})
+        store = made("bucket", config={**keys, **config, "endpoint": self.endpoint}, client_options={"allow_http": True})
         obstore.put(store, "warm", b"x")
         data = np.empty(self.nbytes, np.uint8)
         data.fill(0)

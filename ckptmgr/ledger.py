@@ -22,7 +22,7 @@ from ckptmgr.manifest import MANIFEST
 from ckptmgr.naming import StepNaming
 from ckptmgr.record import Record, decode, encode
 from ckptmgr.sighting import Scan, is_emptied, put, scanned, sight_of
-from ckptmgr.storage import Answer, Folder, Head, Sight, Store, Version
+from ckptmgr.storage import Answer, Folder, Head, LocalStore, Sight, Store, Version
 
 PATIENCE_S = 60.0  # how long an operation tries again before it gives up
 FIRST_PAUSE_S = 0.002
@@ -164,9 +164,12 @@ def look(root: Folder, name: str, step: int) -> Found | Unreadable | None:
 
 
 def _understood(
-    root: Folder, name: str, step: int, sight: Sight | OSError | None, *, is_listed: bool = False
+    root: Folder, name: str, step: int, sight: Sight | OSError | None, *, is_listed: bool = False, is_second: bool = False
 ) -> Found | Unreadable | None:
-    """What the bytes of a record say, or the error that came instead of them. Raises any other error than that of its size."""
+    """What the bytes of a record say, or the error that came instead of them. Raises any other error than that of its size.
+
+    Bytes that have come damaged from a store that is not local are read once more.
+    """
     if sight is None or (isinstance(sight, Sight) and is_emptied(sight)):
         return None
     where = root.location(f"{name}/{MANIFEST}")
@@ -179,7 +182,9 @@ def _understood(
     try:
         return Found(name, step, decode(sight.data, where=where, step=step, is_listed=is_listed), sight.version, sight.data)
     except (CorruptCheckpointError, FormatVersionError) as error:
-        return Unreadable(name, step, error, sight.version)
+        if is_second or isinstance(root.store, LocalStore):
+            return Unreadable(name, step, error, sight.version)
+    return _understood(root, name, step, sight_of(root, name), is_listed=is_listed, is_second=True)
 
 
 def change(folder: Folder, found: Found | Unreadable | None, new: Record) -> Answer:

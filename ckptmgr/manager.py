@@ -147,10 +147,12 @@ class CheckpointManager:
         given = (metrics or {}, metadata or {}, assets or {}, overwrite)
         return saving.prepare(step, state, *given, lambda flat: self._planner.plan(flat, self.backend, self.max_file_nbytes))
 
-    def complete(self, prepared: Prepared, *, on_written: Callable[[], object] = lambda: None, after: int = 0) -> StepInfo:
+    def complete(
+        self, prepared: Prepared, *, on_written: Callable[[], object] = lambda: None, after: int | None = None
+    ) -> StepInfo:
         """The second half of `save`, once: writes what was prepared, calls ``on_written``, commits, applies retention.
 
-        ``after`` is a sequence of a step elsewhere that this one is newer than.
+        ``after`` is a sequence of a step elsewhere that this one is newer than, if there is one.
         """
         step = prepared.step
         name = self._steps.name_of(step) or self.naming.format(step, prepared.metadata)
@@ -160,7 +162,11 @@ class CheckpointManager:
 
         def manifest(sequence: int) -> Manifest:
             return prepared.manifest(
-                attempt.attempt, entries, sequence=max(sequence, after + 1), run=self.run, backend=self.backend.name
+                attempt.attempt,
+                entries,
+                sequence=sequence if after is None else max(sequence, after + 1),
+                run=self.run,
+                backend=self.backend.name,
             )
 
         with attempt.undone_if_it_fails():

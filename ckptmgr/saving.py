@@ -279,8 +279,9 @@ def _asset(name: str, asset: Asset) -> bytes:
 
 
 def _write_small(folder: Folder, name: str, data: bytes, marks: Mapping[str, JSON]) -> FileEntry:
-    folder.write(name, data)
-    return FileEntry(name, len(data), crc32c(data), extra=dict(marks))
+    value = crc32c(data)
+    folder.compare(name, folder.write(name, data), value)
+    return FileEntry(name, len(data), value, extra=dict(marks))
 
 
 def stale_files(layout: Layout, names: Collection[str], *, backend: Backend, stem: str) -> list[str]:

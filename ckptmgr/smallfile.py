@@ -4,7 +4,7 @@ from ckptmgr import transfer
 from ckptmgr.checksum import crc32c
 from ckptmgr.errors import CorruptCheckpointError
 from ckptmgr.manifest import FileEntry
-from ckptmgr.storage import Folder
+from ckptmgr.storage import Folder, LocalStore
 
 _MAPPED_NBYTES = 512 << 10
 _PAGE_NBYTES = 2 << 20  # of a large page
@@ -24,11 +24,9 @@ def read_checked(folder: Folder, entry: FileEntry) -> bytes | memoryview:
             f"{where!r} is {size}; the manifest says {entry.nbytes} bytes: restore another step", file=entry.name
         )
     try:
-        if entry.nbytes < _MAPPED_NBYTES:
-            data: bytes | memoryview = folder.read_range(entry.name, 0, entry.nbytes)
-        else:
-            data = memoryview(transfer.pages(-(-entry.nbytes // _PAGE_NBYTES) * _PAGE_NBYTES))[: entry.nbytes]
-            folder.read_into(entry.name, 0, [data])
+        data = _fetched(folder, entry)
+        if crc32c(data) != entry.crc32c and not isinstance(folder.store, LocalStore):
+            data = _fetched(folder, entry)  # the first may have been damaged on their way
     except (FileNotFoundError, EOFError) as error:
         raise CorruptCheckpointError(f"{where!r} was removed or cut off while it was read", file=entry.name) from error
     if (found_crc32c := crc32c(data)) != entry.crc32c:
@@ -36,4 +34,12 @@ def read_checked(folder: Folder, entry: FileEntry) -> bytes | memoryview:
             f"{where!r} has crc32c {found_crc32c:08x}; the manifest says {entry.crc32c:08x}: restore another step",
             file=entry.name,
         )
+    return data
+
+
+def _fetched(folder: Folder, entry: FileEntry) -> bytes | memoryview:
+    if entry.nbytes < _MAPPED_NBYTES:
+        return folder.read_range(entry.name, 0, entry.nbytes)
+    data = memoryview(transfer.pages(-(-entry.nbytes // _PAGE_NBYTES) * _PAGE_NBYTES))[: entry.nbytes]
+    folder.read_into(entry.name, 0, [data])
     return data

@@ -10,6 +10,7 @@ Letters in comments are those of section 5.5 of docs/commit.md.
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from ckptmgr.deleting import files_below
@@ -19,6 +20,7 @@ from ckptmgr.naming import StepNaming
 from ckptmgr.record import Hold, Record
 from ckptmgr.sighting import MOST
 from ckptmgr.storage import Answer, Folder, Head, MarkingStore, Upload
+from ckptmgr.storage.weak import is_probe
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +64,11 @@ def sweep(root: Folder, naming: StepNaming, *, grace_s: float, empty_records: bo
     if not grace_s >= 0:
         raise ValueError(f"a grace period is 0 seconds or more, not {grace_s}")
     now = root.store.now()  # before anything is looked at: what changes from here on is alive
-    sweeper = _Sweeper(root, naming, now, grace_s, root.uploads(), empty_records, *_looked_at_once(root, naming))
+    uploads, looked = root.uploads(), _looked_at(root, naming)
+    sweeper = _Sweeper(root, naming, now, grace_s, uploads, empty_records, looked.listed, looked.seen)
     done, dead = sweeper.abort(sweeper.uploads_at([])), []
-    for name in root.list().folders if sweeper.listed is None else sweeper.listed:
+    done += sweeper.sweep_probes(looked.files)
+    for name in sorted({*looked.folders, *sweeper.begun}):
         if (step := naming.parse(name)) is not None:
             swept, unnamed = sweeper.sweep_step(name, step)
             done += swept
@@ -90,7 +94,16 @@ class _Listed(NamedTuple):
     foreign: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+class _Looked(NamedTuple):
+    """A look at a run: its own files and folders, and where that takes few requests all steps, and their records after that."""
+
+    files: Mapping[str, Head]
+    folders: Iterable[str]
+    listed: Mapping[str, _Listed] | None = None
+    seen: Mapping[str, Found | Unreadable] = {}
+
+
+@dataclass(frozen=True)
 class _Sweeper:
     root: Folder
     naming: StepNaming
@@ -104,7 +117,9 @@ class _Sweeper:
     def sweep_step(self, name: str, step: int) -> tuple[Swept, list[_Dead]]:
         """Settles the record; gives what was done, and the attempts that it does not name."""
         folder = self.root.folder(name)
-        files, foreign = _listed(folder) if self.listed is None else self.listed[name]  # a: the files first, the record second
+        # a: the files first, the record second
+        listed, foreign = _listed(folder) if self.listed is None else self.listed.get(name, _Listed({}, ()))
+        files = {**{attempt: {} for attempt in self.begun.get(name, ())}, **listed}
         found = self._look(name, step, is_needed=bool(files or foreign))
         if isinstance(found, Unreadable):
             return Swept(foreign=foreign, unreadable=(found,)), []
@@ -135,6 +150,23 @@ class _Sweeper:
         if keys:
             self.root.delete(keys)
         return done
+
+    @cached_property
+    def begun(self) -> Mapping[str, set[str]]:
+        """Attempts with unfinished uploads, by their step's folder: there may be no other sign of them."""
+        found: dict[str, set[str]] = {}
+        for upload in self.uploads:
+            match upload.key.removeprefix(self.root.prefix).split("/"):
+                case [name, folder, _] if attempt := parse_attempt(folder):
+                    found.setdefault(name, set()).add(attempt)
+        return found
+
+    def sweep_probes(self, files: Mapping[str, Head]) -> Swept:
+        """What a process that died left of its first question to the store."""
+        dead = [name for name, head in files.items() if is_probe(name) and self._is_dead([head.modified])]
+        if dead:
+            self.root.delete(dead)
+        return Swept(len(dead), sum(files[name].nbytes for name in dead))
 
     def uploads_at(self, place: Sequence[str]) -> list[Upload]:
         """Unfinished uploads of files directly in that folder below the root."""
@@ -209,16 +241,18 @@ def _listed(folder: Folder) -> _Listed:
     return _Listed(files, tuple(folder.location(name) for name in sorted(others)))
 
 
-def _looked_at_once(root: Folder, naming: StepNaming) -> tuple[Mapping[str, _Listed] | None, Mapping[str, Found | Unreadable]]:
-    """What `_listed` tells of all steps, and then their records, where that takes few requests."""
+def _looked_at(root: Folder, naming: StepNaming) -> _Looked:
+    """Looks at the run; at all steps together if the store can."""
     below = root.store.below(root.prefix, most=MOST) if isinstance(root.store, MarkingStore) else None
     if below is None:
-        return None, {}
+        return _Looked(*root.list())
+    own: dict[str, Head] = {}
     files: dict[str, dict[str, dict[str, Head]]] = {}
     foreign: dict[str, set[str]] = {}
     for path, file in below.items():
         name, slash, rest = path.partition("/")
         if not slash:
+            own[name] = Head(file.nbytes, file.modified)
             continue
         first, _, inner = rest.partition("/")
         attempt = parse_attempt(first)
@@ -230,4 +264,4 @@ def _looked_at_once(root: Folder, naming: StepNaming) -> tuple[Mapping[str, _Lis
     found, unreadable = records(root, naming)
     seen: dict[str, Found | Unreadable] = {each.name: each for each in found}
     seen.update((each.name, each) for each in unreadable)
-    return {name: _Listed(files[name], tuple(sorted(foreign[name]))) for name in files}, seen
+    return _Looked(own, files, {name: _Listed(files[name], tuple(sorted(foreign[name]))) for name in files}, seen)

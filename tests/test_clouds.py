@@ -8,7 +8,7 @@ from services import AZURE_KEY
 from ckptmgr import MissingDependencyError
 from ckptmgr.storage import clouds
 from ckptmgr.storage.clouds import cloud, split
-from ckptmgr.storage.objects import part_nbytes
+from ckptmgr.storage.sending import part_nbytes
 
 KEYS = {"key": "k", "secret": "s"}
 SETTINGS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "STORAGE_EMULATOR_HOST")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from every_store import LOCAL, REMOTE, empty_store
+from every_store import LOCAL, REMOTE, WEAK, empty_store
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +28,7 @@ def test_a_local_store_is_a_dict(store: Store, calls: list[tuple[str, str, bool]
 
 
 @pytest.mark.xdist_group("clouds")
-@pytest.mark.parametrize("store", REMOTE, indirect=True)
+@pytest.mark.parametrize("store", [*REMOTE, *WEAK], indirect=True)
 @settings(SAME_FIXTURE, max_examples=6)
 @given(calls=st.lists(CALLS, min_size=10, max_size=25))
 def test_a_remote_store_is_a_dict(store: Store, calls: list[tuple[str, str, bool]]) -> None:

@@ -68,6 +68,7 @@ def test_backends_load_with_core_dependencies_only_or_say_what_they_need(install
     assert done.stdout.splitlines() == [
         "hdf5 ckptmgr_hdf5",
         "npz ckptmgr_npz",
+        "orbax pip install 'ckptmgr[orbax]'",
         "safetensors ckptmgr_safetensors",
         "tf_bundle pip install 'ckptmgr[tf-bundle]'",
         "torch ckptmgr_torch",

@@ -1,10 +1,12 @@
-"""Asking obstore: its errors as the OSErrors that they are, and once more what it does not ask again by itself.
+"""Asking obstore: its errors as the OSErrors that they are, and again what a server cannot answer now.
 
-obstore repeats what a server cannot answer now, for up to two minutes. It gives up at once where a connection breaks inside
-the body of a small answer or of a listing, or while something is deleted: `again` is for those, and for nothing that must be
-sent once.
+The law: one layer repeats a request. It is `again`, and the client sends each once; but for the parts of an upload, which
+obstore repeats by itself (`Retries.of_client`), because their bytes are handed out only once. What must be sent once is asked
+without either. An answer that means something (there is no such object, no permission, a wrong request) is never asked for again.
 """
 
+import itertools
+import logging
 import os
 import random
 import re
@@ -14,16 +16,20 @@ from contextlib import contextmanager
 from errno import EACCES, EIO, ENOENT
 from typing import Any, TypeVar
 
-from ckptmgr.storage.clouds import module
+from ckptmgr.storage.clouds import Retries, module
 
 _T = TypeVar("_T")
+logger = logging.getLogger(__name__)
 
 REFUSED = frozenset({400, 401, 403, 404, 405, 411, 413, 414, 415, 501})  # answers that prove that nothing was changed
-_PAUSES_S = (0.1, 0.5, 2.0)
+_BUSY = frozenset({408, 429, 500, 502, 503, 504, 507, 509})  # it may answer later
+_chance = random.SystemRandom()  # not the shared generator, whose state is the user's
+_UNTOLD = 3  # tries again of what failed in the client for a reason that it does not tell
 _STATUS = re.compile(r"status code: (\d{3})")
 _QUERY = re.compile(r"\?[\w-]+=[^\s,]*")  # may hold a signature
 _BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|The specified bucket does not exist")
 _NO_PATH = re.compile(r"object with invalid path")
+_DAMAGE = re.compile(r"BadDigest|InvalidDigest|ChecksumMismatch|Md5Mismatch|Crc64Mismatch")
 _used_by: set[int] = set()
 
 
@@ -53,18 +59,36 @@ def asking(where: str) -> Iterator[None]:
         raise
 
 
-def again(call: Callable[[], _T], where: str) -> _T:
-    """The result of a call that changes nothing by being made twice; made again if it breaks off without an answer."""
-    for pause in _PAUSES_S:
+def again(call: Callable[[], _T], where: str, retries: Retries) -> _T:
+    """The result of a call that changes nothing by being made twice; made again while there is no answer, or "not now".
+
+    Pauses are between none and a longest one, which doubles each time. Their sum has a bound, after which no try begins.
+    """
+    deadline = time.monotonic() + retries.seconds
+    for number in itertools.count():
         try:
             with asking(where):
                 return call()
         except OSError as error:
-            if error.errno != EIO or status(error) is not None:
+            pause_s = _chance.uniform(0, retries.longest_pause_s(number))
+            if number >= min(retries.most, _most(error)) or time.monotonic() + pause_s > deadline:
                 raise
-        time.sleep(random.uniform(0, pause))
-    with asking(where):
-        return call()
+            logger.info("asked again in %.1f s: %s", pause_s, error)
+        time.sleep(pause_s)
+    raise AssertionError("unreachable")
+
+
+def is_unanswered(error: OSError) -> bool:
+    """Whether all that is known is that the server did not answer, or could not do it now."""
+    return _most(error) == float("inf")
+
+
+def _most(error: OSError) -> int | float:
+    """How often to ask again after this error."""
+    code = status(error)
+    if error.errno != EIO or (code is not None and code not in _BUSY and "RequestTimeout" not in str(error)):
+        return 0
+    return _UNTOLD if code is None and "HTTP error" not in str(error) else float("inf")
 
 
 def told(error: BaseException, where: str) -> OSError:
@@ -83,6 +107,11 @@ def status(error: BaseException) -> int | None:
     """The HTTP status that an error tells of, if it came with an answer."""
     found = _STATUS.search(str(error))
     return int(found[1]) if found else None
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether the server has refused bytes that are not those that their checksum was of."""
+    return _DAMAGE.search(str(error)) is not None
 
 
 def names_bucket(error: BaseException) -> bool:

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -21,11 +21,8 @@ from ckptmgr.errors import MissingDependencyError
 
 _Options = dict[str, Any]
 
-_RETRIES = {
-    "max_retries": 10,
-    "retry_timeout": timedelta(minutes=2),
-    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
-}
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 10.0
 _NO_RETRIES = {"max_retries": 0, "retry_timeout": timedelta(minutes=1)}
 _TIMEOUTS = {"connect_timeout": "10s", "timeout": "300s"}  # the second bounds a whole request, a part of an upload too
 _REFRESH = timedelta(minutes=10)  # a credential is asked for again; who gave it renews it when it must
@@ -38,6 +35,43 @@ _WITHOUT_MEANING = {
     *("secure_serialize", "check_connection", "requests_timeout", "default_location", "assume_container_exists", "timeout"),
     *("connection_timeout", "read_timeout", "socket_timeout", "location_mode"),
 }
+
+
+class Retries(NamedTuple):
+    """How often a request is made again at most, and until how many seconds after it was first made.
+
+    Storage options ``retries`` and ``retry_timeout_s``.
+    """
+
+    most: int = 10
+    seconds: float = 120.0
+
+    def longest_pause_s(self, number: int) -> float:
+        """The longest pause before try ``number`` (from 0) is made again."""
+        return float(min(_FIRST_PAUSE_S * 2 ** min(number, 30), _LONGEST_PAUSE_S))
+
+    def of_client(self) -> _Options:
+        """The same for obstore, of each request that it makes for an upload."""
+        backoff = {
+            "init_backoff": timedelta(seconds=_FIRST_PAUSE_S),
+            "max_backoff": timedelta(seconds=_LONGEST_PAUSE_S),
+            "base": 2,
+        }
+        return {"max_retries": self.most, "retry_timeout": timedelta(seconds=self.seconds), "backoff": backoff}
+
+
+def take_retries(options: _Options) -> Retries:
+    """The retries that these storage options ask for, which are taken out.
+
+    Raises:
+        ValueError: they are no numbers of 0 and more.
+    """
+    default = Retries()
+    most, seconds = options.pop("retries", None), options.pop("retry_timeout_s", None)
+    made = Retries(default.most if most is None else most, default.seconds if seconds is None else seconds)
+    if not isinstance(made.most, int) or not isinstance(made.seconds, int | float) or not (made.most >= 0 <= made.seconds):
+        raise ValueError(f"retries and retry_timeout_s are numbers of 0 and more, not {made.most!r} and {made.seconds!r}")
+    return made
 
 
 class Place(NamedTuple):
@@ -60,6 +94,7 @@ class Cloud:
     config: Mapping[str, Any] = field(repr=False)  # secrets
     provider: Callable[[], Any] = field(default=lambda: None, repr=False)  # makes a credential provider, or None
     tls: Mapping[str, Any] = field(default_factory=dict)  # whom to trust
+    retries: Retries = field(default_factory=Retries)
 
     def client(self, *, is_once: bool = False, has_checksums: bool = True) -> Any:
         """A new client; with ``is_once`` one that sends each request once, without ``has_checksums`` one that sends none."""
@@ -69,7 +104,7 @@ class Cloud:
             config=config,
             credential_provider=self.provider(),
             client_options={**_TIMEOUTS, **self.tls, "allow_http": self.endpoint.startswith("http:")},
-            retry_config=_NO_RETRIES if is_once else _RETRIES,
+            retry_config=_NO_RETRIES if is_once else self.retries.of_client(),
         )
 
 
@@ -100,7 +135,8 @@ def cloud(url: str, options: Mapping[str, Any]) -> Cloud:
     """
     place = split(url)
     given = {name: value for name, value in options.items() if value is not None and name not in _WITHOUT_MEANING}
-    made = _MAKERS[place.scheme](place, given)
+    retries = take_retries(given)
+    made = replace(_MAKERS[place.scheme](place, given), retries=retries)
     if given:
         text = f"unknown storage_options for {place.scheme}://: {', '.join(sorted(given))}"
         raise TypeError(f"{text} (with client='fsspec' the fsspec client gets them)")

@@ -79,9 +79,8 @@ class FilesystemStore:
         try:
             with pieces.telling(), self._asking(key):
                 if self._client is not None:
-                    self._upload(self._path(key), pieces, nbytes)
-                else:
-                    self._move_in(self._path(key), pieces)
+                    return Stored(nbytes, self._upload(self._client, key, pieces, nbytes))
+                self._move_in(self._path(key), pieces)
         except FileNotFoundError as error:
             if pieces.failed is error:
                 raise
@@ -282,14 +281,12 @@ class FilesystemStore:
         change = (lambda: self.put(key, [[data]], len(data))) if data is not None else (lambda: self.delete([key]))
         return weak.check_then(self, key, version, change), None
 
-    def _upload(self, path: str, pieces: Pieces, nbytes: int) -> None:
-        client = self._client
-        assert client is not None
+    def _upload(self, client: Client, key: str, pieces: Pieces, nbytes: int) -> tuple[str, str] | None:
         if nbytes <= _BLOCK_NBYTES:  # one request, where a file that is opened may take two
-            client.fs.pipe_file(path, b"".join(pieces))
-            return
+            client.pipe(self._key(key), b"".join(pieces))
+            return None
         block = max(_BLOCK_NBYTES, -(-nbytes // _MOST_PARTS // _MIB) * _MIB)
-        file = client.fs.open(path, "wb", block_size=block)
+        file = client.fs.open(self._path(key), "wb", block_size=block)
         try:
             for piece in pieces:
                 file.write(piece)
@@ -298,6 +295,8 @@ class FilesystemStore:
             with suppress(OSError, *client.errors):  # it may be completed all the same, or gone
                 client.discard(file)
             raise
+        checksum = client.checksum(self._key(key)) if client.has_checksums else None
+        return None if checksum is None else ("crc32c", f"{checksum:08x}")
 
     def _move_in(self, path: str, pieces: Pieces) -> None:
         temporary = f"{path}.ckptmgr-{secrets.token_hex(8)}.tmp"
@@ -367,6 +366,10 @@ class FilesystemStore:
             raise OSError(EIO, str(error), self.location(key)) from error
         except NotImplementedError as error:
             raise OSError(EROFS, "this file system can only be read", self.url) from error
+        except OSError as error:
+            if error.errno is not None and error.filename is None:
+                error.filename = self.location(key)
+            raise
 
 
 def _head(info: Mapping[str, Any]) -> Head:

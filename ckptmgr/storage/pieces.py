@@ -9,8 +9,9 @@ from typing import TypeAlias, cast
 
 import numpy as np
 
+from ckptmgr.checksum import crc32c
 from ckptmgr.storage.budget import Budget, Share
-from ckptmgr.storage.store import Buffer
+from ckptmgr.storage.store import Buffer, Store
 
 _SMALL_NBYTES = 1 << 15  # smaller buffers are joined: each costs the client some microseconds, and copying it none
 _AHEAD = 4  # pieces that wait between two threads
@@ -170,6 +171,16 @@ class Places:
             self._at += count
             if self._at == len(view):
                 self._index, self._at = self._index + 1, 0
+
+
+def read_back(store: Store, key: str, nbytes: int) -> int:
+    """The crc32c of the first ``nbytes`` bytes of a file, read in windows."""
+    buffer, value = bytearray(min(nbytes, store.window_nbytes)), 0
+    for at in range(0, nbytes, len(buffer) or 1):
+        part = memoryview(buffer)[: nbytes - at]
+        store.read_into(key, at, [part])
+        value = crc32c(part, value)
+    return value
 
 
 def flat(buffer: Buffer) -> memoryview:

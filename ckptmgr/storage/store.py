@@ -9,6 +9,7 @@ import enum
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from errno import EIO
 from typing import Any, BinaryIO, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -67,7 +68,10 @@ class Upload(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """What a store knows of the file it has just kept: its size, and a checksum of its own, if any."""
+    """What a store knows of the file it has just kept: its size, and a checksum of its own, if any.
+
+    The checksum is ``("crc32c", 8 hex digits)``. It is for whoever knows that of what was sent (`Folder.compare`).
+    """
 
     nbytes: int
     checksum: tuple[str, str] | None = None
@@ -263,6 +267,19 @@ class Folder:
     def write(self, name: str, data: bytes) -> Stored:
         """Keeps a small file of these bytes; see `Store.put`."""
         return self.put(name, [[data]] if data else [], len(data))
+
+    def compare(self, name: str, stored: Stored, crc32c: int) -> None:
+        """Deletes a file that has just been put if the store has other bytes than those with this crc32c, as far as it tells.
+
+        Raises:
+            OSError: (EIO) it has.
+        """
+        if stored.checksum is not None and stored.checksum != ("crc32c", f"{crc32c:08x}"):
+            self.delete([name])
+            text = (
+                f"bytes were damaged on their way to the store: {stored.checksum} is stored and {crc32c:08x} was sent; save again"
+            )
+            raise OSError(EIO, text, self.location(name))
 
     def create(self, name: str, data: bytes) -> Answer:
         """See `Store.create`."""

@@ -5,6 +5,7 @@ was made at the same time, so one process at a time may write there: a warning s
 """
 
 import logging
+import re
 import secrets
 import threading
 import warnings
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 _TRIES = 3
 PROBE = ".ckptmgr-probe-"
+_PROBE = re.compile(re.escape(PROBE) + "[0-9a-f]{16}")
 _lock = threading.RLock()
 _honours: dict[str, bool] = {}  # by root: it does not change while a process lives
 _warned: set[str] = set()
@@ -44,6 +46,11 @@ def honours(store: Conditional, root: str) -> bool:
             text = f"{root!r} does not honour conditional writes: let only one process at a time save, delete or sweep there"
             warnings.warn(text, stacklevel=2)
         return _honours[root]
+
+
+def is_probe(name: str) -> bool:
+    """Whether a file of this name directly below a root was put there to try the store; it is of no use once that is done."""
+    return _PROBE.fullmatch(name) is not None
 
 
 def check_then(store: Conditional, key: str, version: Version | None, change: Callable[[], object]) -> Answer:

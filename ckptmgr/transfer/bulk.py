@@ -8,7 +8,7 @@ checksum, and tensor by tensor only if that is wrong.
 import functools
 import itertools
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -20,6 +20,7 @@ from ckptmgr.spec import TensorSpec
 from ckptmgr.storage import Folder, LocalStore
 from ckptmgr.transfer import slabs
 from ckptmgr.transfer.planning import Check, Span, TensorCheck, check_apart, pieces
+from ckptmgr.transfer.scattering import Cells, scatter
 
 _Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -100,9 +101,12 @@ class Bulk:
         """Name and array of every tensor here, after they were read."""
         return ((self._names[row], self.arrays[row]) for file in self.files for row in file.columns.rows)
 
-    def spans(self, file: "_File", checks: list[Check] | None) -> Iterator[Span]:
-        """What is to be read of a file, by ascending offset; ``checks`` takes what is to be looked at after that."""
-        return file.spans(self.arrays, checks)
+    def spans(self, file: "_File", checks: list[Check] | None, only: Collection[str] | None = None) -> Iterator[Span]:
+        """What is to be read of a file, by ascending offset; ``checks`` takes what is to be looked at after that.
+
+        With ``only`` no more than that takes for these tensors, which were read before.
+        """
+        return file.spans(self.arrays, checks) if only is None else file.spans_again(self.arrays, checks, only)
 
 
 class _Columns(NamedTuple):
@@ -248,6 +252,15 @@ class _File:
             at = run.offset + run.nbytes
         yield from _fillers(at, self._nbytes, most, check)
 
+    def spans_again(self, arrays: Sequence[Any], checks: list[Check] | None, only: Collection[str]) -> Iterator[Span]:
+        rows = self.columns.rows
+        if any(self.names[row] in only and self.checksums[row] is None for row in rows):
+            yield from self.spans(arrays, checks)  # such a tensor is only verified by the whole file
+            return
+        for run in self._runs:
+            if any(self.names[row] in only for row in rows[run.first : run.last]):
+                yield from self._pieces(run, arrays, self._check(run, arrays, checks))
+
     def _pieces(self, run: _Run, arrays: Sequence[Any], check: Check | None) -> Iterator[Span]:
         if run.target is not None:
             yield from pieces(run.offset, run.target, self.folder.store.window_nbytes, check)
@@ -257,22 +270,10 @@ class _File:
 
     def _scatter(self, run: _Run, arrays: Sequence[Any], part: _Array) -> None:
         """Copies a run to the arrays that it is for."""
+        rows, offsets, sizes, steps = self.columns
         here = slice(run.first, run.last)
-        rows, offsets = self.columns.rows[here], self.columns.offsets[here]
-        sizes, steps = self.columns.sizes[here], self.columns.steps[here]
-        flat: dict[str, _Array] = {}
-        # Elements lie at multiples of their size in the file, and so from the first such place in the part on.
-        starts = ((offsets - run.offset) // steps).tolist()
-        for row, start, count in zip(rows, starts, (sizes // steps).tolist(), strict=True):
-            spec, array = self.specs[row], arrays[row]
-            whole = flat.get(spec.dtype)
-            if whole is None:
-                dtype = array.dtype
-                lead = -run.offset % dtype.itemsize
-                end = lead + (part.nbytes - lead) // dtype.itemsize * dtype.itemsize
-                whole = flat[spec.dtype] = part[lead:end].view(dtype)
-            found = whole[start : start + count]
-            array[...] = found if len(spec.shape) == 1 else found.reshape(spec.shape)
+        specs, given = [self.specs[row] for row in rows[here]], [arrays[row] for row in rows[here]]
+        scatter(part, run.offset, Cells(offsets[here], sizes[here], steps[here]), specs, given)
 
     def _total_to_check(self) -> int | None:
         """The file's crc32c, if little has to be read besides to verify all tensors by it."""

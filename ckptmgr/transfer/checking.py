@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ckptmgr.checksum import crc32c, joined
-from ckptmgr.storage import Folder
+from ckptmgr.storage import Folder, LocalStore
 from ckptmgr.transfer import slabs
 from ckptmgr.transfer.lanes import share
 from ckptmgr.transfer.stats import Progress, Tally
@@ -38,7 +38,8 @@ def check(
     """What is wrong with these files, given by name, size and crc32c; empty if they are as they were written.
 
     ``places`` tells which tensors lie in a file: if something is wrong with it, a problem for each damaged one follows.
-    Only sizes of files are compared if not ``full``. ``progress`` is called in this thread.
+    Only sizes of files are compared if not ``full``. ``progress`` is called in this thread. What has come damaged from a store
+    that is not local is read once more.
 
     Raises:
         OSError: from the store; that a file is missing is a problem and no error.
@@ -54,7 +55,8 @@ def check(
         else:
             right.append((name, nbytes, expected))
     if full:
-        found = _values(folder, [_Range(name, 0, nbytes) for name, nbytes, _ in right], progress)
+        ranges = [_Range(name, 0, nbytes) for name, nbytes, _ in right]
+        found = _values(folder, ranges, progress, [expected for *_, expected in right])
         for (name, _, expected), value in zip(right, found, strict=True):
             if value != expected:
                 wrong[name] = _difference(expected, value)
@@ -68,7 +70,8 @@ def check(
 def _damaged(folder: Folder, file: str, places: Sequence[Place]) -> Iterator[Problem]:
     """The tensors in a file whose bytes are not what was written."""
     known = [place for place in places if place.crc32c is not None and place.nbytes]
-    found = _values(folder, [_Range(file, place.offset, place.nbytes) for place in known], None)
+    ranges = [_Range(file, place.offset, place.nbytes) for place in known]
+    found = _values(folder, ranges, None, [place.crc32c for place in known])
     for place, value in zip(known, found, strict=True):
         if value != place.crc32c:
             message = f"tensor {place.tensor!r} in {folder.location(file)!r} {_difference(place.crc32c or 0, value)}"
@@ -85,8 +88,19 @@ class _Range(NamedTuple):
     nbytes: int
 
 
-def _values(folder: Folder, ranges: Sequence[_Range], progress: Progress | None) -> list[int | None]:
+def _values(
+    folder: Folder, ranges: Sequence[_Range], progress: Progress | None, expected: Sequence[int | None]
+) -> list[int | None]:
     """The crc32c of each range of bytes; None where the file ends before that, or is not there."""
+    found = _read(folder, ranges, progress)
+    wrong = [index for index, value in enumerate(found) if value not in (expected[index], None)]
+    if wrong and not isinstance(folder.store, LocalStore):  # a disk would give the same bytes again
+        for index, value in zip(wrong, _read(folder, [ranges[index] for index in wrong], None), strict=True):
+            found[index] = value
+    return found
+
+
+def _read(folder: Folder, ranges: Sequence[_Range], progress: Progress | None) -> list[int | None]:
     most = folder.store.window_nbytes
     windows = [
         (index, at, min(most, whole.nbytes - at)) for index, whole in enumerate(ranges) for at in range(0, whole.nbytes, most)

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import itertools
+import logging
 import operator
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,8 +26,10 @@ from ckptmgr.transfer.lanes import share
 from ckptmgr.transfer.planning import Check, Goal, Span, Want, Window
 from ckptmgr.transfer.stats import Progress, Stats, Tally
 
+logger = logging.getLogger(__name__)
 _Array: TypeAlias = np.ndarray[Any, Any]
 _Files: TypeAlias = dict[tuple[Folder, str], list[tuple[Goal, Extent]]]
+_Wrong: TypeAlias = set[tuple[Folder, str, str]]  # folder, file, tensor
 Verify: TypeAlias = Literal["full", "fast", "off"]
 Memory: TypeAlias = Literal["shared", "own", "mapped"]
 _NOTHING = np.empty(0, np.uint8)
@@ -45,8 +48,9 @@ def read(
     An ``out`` is filled and is the array given back; one that is not C-contiguous and native is filled through a copy.
     New arrays are writable, C-contiguous and 64-byte aligned; ``is_apart`` gives each memory of its own. With
     ``verify="full"`` every extent that is read whole is compared with its crc32c, if it has one, and every whole tensor with
-    the crc32 of a `Summed` source; a slice of one cannot be checked. Sizes of files are always looked at before memory is taken.
-    If this raises, the contents of the ``out`` arrays are undefined. ``progress`` is called in this thread.
+    the crc32 of a `Summed` source; a slice of one cannot be checked. What has come damaged from a store that is not local is
+    fetched once more. Sizes of files are always looked at before memory is taken. If this raises, the contents of the ``out``
+    arrays are undefined. ``progress`` is called in this thread.
 
     Raises:
         KeyError: the source has no tensor of that name.
@@ -208,13 +212,29 @@ class _Reader:
         self._damaged: list[tuple[str, str, Folder]] = []  # file, tensor, and the folder of the file
 
     def read(self, files: _Files, found: Bulk | None) -> None:
-        """Reads all that is wanted of the files, and then tells what is damaged."""
+        """Reads all that is wanted of the files, once more what has come damaged from afar, and then tells what is damaged."""
+        self._read(files, found, None)
+        # A disk would give the same bytes again; others may have been damaged on their way.
+        if wrong := {(folder, file, name) for file, name, folder in self._damaged if not isinstance(folder.store, LocalStore)}:
+            logger.warning("bytes of %s have come damaged and are fetched again", shown(sorted({name for *_, name in wrong})))
+            self._damaged, self._checks = [each for each in self._damaged if (each[2], *each[:2]) not in wrong], []
+            self._read(_only(files, wrong), found, wrong)
+        if self._damaged:
+            self._damaged.sort(key=operator.itemgetter(0, 1))
+            file, tensor, folder = self._damaged[0]
+            names = shown(list(dict.fromkeys(name for _, name, _ in self._damaged)))
+            text = f"bytes of {names} are not what was written (their crc32c differs); the first is in {folder.location(file)!r}"
+            raise CorruptCheckpointError(text, file=file, tensor=tensor)
+
+    def _read(self, files: _Files, found: Bulk | None, only: _Wrong | None) -> None:
         spans = [
             (folder, file, planning.spans(held, folder.store.window_nbytes, self._checks))
             for (folder, file), held in files.items()
         ]
         if found is not None:
-            spans += [(held.folder, held.file, found.spans(held, self._checks)) for held in found.files]
+            names = [None if only is None else _names(only, held.folder, held.file) for held in found.files]
+            pairs = zip(found.files, names, strict=True)
+            spans += [(held.folder, held.file, found.spans(held, self._checks, chosen)) for held, chosen in pairs]
         stores = [folder.store for folder, _, _ in spans]
         workers = max((min(store.workers, self._tally.total // store.window_nbytes + 1) for store in stores), default=1)
         windows = itertools.chain.from_iterable(itertools.starmap(planning.windows, spans))
@@ -225,12 +245,6 @@ class _Reader:
         share(itertools.chain([first], windows), self._run, workers if workers == 1 or _is_cached(first) else 1)
         for check in self._checks or ():
             self._damaged += [(check.file, name, check.folder) for name in check.damaged()]
-        if self._damaged:
-            self._damaged.sort(key=operator.itemgetter(0, 1))
-            file, tensor, folder = self._damaged[0]
-            names = shown(list(dict.fromkeys(name for _, name, _ in self._damaged)))
-            text = f"bytes of {names} are not what was written (their crc32c differs); the first is in {folder.location(file)!r}"
-            raise CorruptCheckpointError(text, file=file, tensor=tensor)
 
     def _run(self, line: Iterator[Window]) -> None:
         """Reads one window of the line after another, until there are no more."""
@@ -341,6 +355,16 @@ def _is_crooked(span: Span) -> bool:
 def _raw(array: _Array | None) -> _Array:
     assert array is not None  # what has no target has what fills it
     return array.reshape(-1).view(np.uint8)
+
+
+def _names(wrong: _Wrong, folder: Folder, file: str) -> set[str]:
+    return {name for its_folder, its_file, name in wrong if (its_folder, its_file) == (folder, file)}
+
+
+def _only(files: _Files, wrong: _Wrong) -> _Files:
+    """The goals and extents of these tensors in these files."""
+    kept = {where: [pair for pair in held if (*where, pair[0].name) in wrong] for where, held in files.items()}
+    return {where: held for where, held in kept.items() if held}
 
 
 def _is_cached(window: Window) -> bool:

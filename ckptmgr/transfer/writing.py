@@ -158,8 +158,9 @@ class _Writer:
             windows = _then(windows, functools.partial(sums.told, self._check, digests, file.name))
         if self._meanwhile is not None and planned is self._last:
             windows = _then(windows, functools.partial(sums.then, self._meanwhile, digests, file.name))
-        self._folder.put(file.name, _taken(windows, self._turn, sums, tally), nbytes)
+        stored = self._folder.put(file.name, _taken(windows, self._turn, sums, tally), nbytes)
         digests[file.name] = sums.digests()
+        self._folder.compare(file.name, stored, sums.file)
         self._done.files[file.name] = WrittenFile(nbytes, sums.file)
         tally.add(0, checksum=sums.seconds)
 

@@ -1,6 +1,6 @@
 """Which fault a request meets. Rules are JSON objects:
 
-    {"method": "PUT", "path": regex on path?query, "header": {name: regex},      all optional
+    {"method": regex, "path": regex on path?query, "header": {name: regex},      all optional
      "nth": k or [from, to] among the requests that match (from 1), "times": most hits, "prob": 0..1, "seed": n,
      "do": ACTION, and what the action takes}
 
@@ -16,7 +16,7 @@ The first rule that fires wins. Actions, with what the server and the client see
 - ``corrupt``     the bit at ``bytes`` of the response's body is flipped
 - ``hang``        nothing is answered for ``seconds`` (60), then the connection is reset
 - ``delay``       it waits ``seconds`` before the request (``delay_resp``: the response) is passed on
-- ``spoil``       the last bit of the request's body is flipped on its way to the server
+- ``spoil``       the bit at ``bytes`` (the last) of the request's body is flipped on its way to the server
 - ``strip``       the headers named in ``names`` are taken out of the request, which moto takes all the same
 - ``dup``         the server gets the request twice, the client the second answer
 - ``stale``       the answer is the last one to the same GET or HEAD
@@ -63,6 +63,6 @@ class Rule:
             os.kill(self["pid"], self.get("sig", signal.SIGKILL))
 
     def _matches(self, method: str, target: str, headers: Mapping[str, str]) -> bool:
-        if self.get("method", method) != method or not re.search(self.get("path", ""), target):
+        if not re.fullmatch(self.get("method", method), method) or not re.search(self.get("path", ""), target):
             return False
         return all(re.search(pattern, headers.get(name.lower(), "")) for name, pattern in self.get("header", {}).items())

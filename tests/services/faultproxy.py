@@ -86,7 +86,9 @@ class Connection:
             head = Head(re.sub(rb"(?i)\r\nexpect:[^\r]*", b"", head.raw), head.line, head.headers)
         rules = self.proxy.rules
         rule = next((rule for rule in rules if rule.fires(self.method, self.target, head.headers)), NO_FAULT)
-        self.entry = {"method": self.method, "target": self.target, "sent": 0, "status": None, "fault": rule.action}
+        asked = head.headers.get("range") or head.headers.get("x-ms-range")
+        self.entry = {"method": self.method, "target": self.target, "range": asked, "sent": 0}
+        self.entry |= {"status": None, "fault": rule.action}
         self.proxy.log.append(self.entry)
         await asyncio.sleep(self.proxy.latency)
         chunks = body(self.reader, head.headers, self.proxy.pace)
@@ -99,8 +101,10 @@ class Connection:
         if rule.action == "reset_req":
             return await self.cut_request(head, chunks, rule.get("bytes", 0))
         if rule.action == "spoil":
-            data = await drain(chunks)
-            chunks = again(data[:-1] + bytes([data[-1] ^ 1]))
+            data = bytearray(await drain(chunks))
+            at = min(rule.get("bytes", len(data)), len(data) - 1)
+            data[at:] = bytes([data[at] ^ 1]) + data[at + 1 :] if data else b""
+            chunks = again(bytes(data))
         if rule.action == "dup":
             data = await drain(chunks)
             await drain((await self.ask(head, again(data))).chunks)

@@ -34,7 +34,7 @@ class Proxy(Service):
         self._ask("set", {"latency": latency, "bandwidth": bandwidth})
 
     def requests(self) -> list[dict[str, Any]]:
-        """Every request since the last `rules`: method, target, status, bytes of its body, the fault it met."""
+        """Every request since the last `rules`: method, target, range, status, bytes of its body, the fault it met."""
         return self._ask("log")
 
     def _ask(self, what: str, data: object = None) -> Any:
