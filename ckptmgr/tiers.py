@@ -134,7 +134,7 @@ class TieredManager:
         if self._uploader.known is None and not self._has_looked:
             self._has_looked = True  # not at each save: a tier that cannot be reached may take minutes to tell
             self._uploader.look_soon()
-        newest = max((info.sequence for info in self._uploader.known or ()), default=0)
+        newest = max((info.sequence for info in self._uploader.known or ()), default=None)
         try:
             return self.local.complete(prepared, on_written=on_written, after=newest)
         finally:
