@@ -1,6 +1,7 @@
 """`TieredManager`: saves are done when the local tier has them, copies follow, and restores take the nearest good copy."""
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from ckptmgr.storage import PosixStore
 
 
 @pytest.fixture
-def tiers(tmp_path: Path) -> Tiers:
-    return Tiers(tmp_path)
+def tiers(tmp_path: Path) -> Iterator[Tiers]:
+    tiers = Tiers(tmp_path)
+    yield tiers
+    tiers.end()
 
 
 # ---- saving and copying

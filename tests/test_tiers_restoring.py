@@ -1,6 +1,7 @@
 """`TieredManager` after a restart, on another machine, and where a copy is damaged."""
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from ckptmgr import CorruptCheckpointError, KeepLast, StepExistsError, StepNotFo
 
 
 @pytest.fixture
-def tiers(tmp_path: Path) -> Tiers:
-    return Tiers(tmp_path)
+def tiers(tmp_path: Path) -> Iterator[Tiers]:
+    tiers = Tiers(tmp_path)
+    yield tiers
+    tiers.end()
 
 
 # ---- restarting

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,10 @@ class Asked(FarStore):
 
 
 @pytest.fixture
-def tiers(tmp_path: Path) -> Tiers:
-    return Tiers(tmp_path)
+def tiers(tmp_path: Path) -> Iterator[Tiers]:
+    tiers = Tiers(tmp_path)
+    yield tiers
+    tiers.end()
 
 
 @pytest.fixture
@@ -153,10 +155,12 @@ def test_delete_in_a_forked_process_is_refused(tiers: Tiers, monkeypatch: pytest
     manager = tiers.start()
     manager.save(1, state(1))
     manager.wait()
-    monkeypatch.setattr(manager._uploader, "_pid", -1)
+    with monkeypatch.context() as patched:
+        patched.setattr(manager._uploader, "_pid", -1)
+        with pytest.raises(RuntimeError, match="forked"):
+            manager.delete(1)
 
-    with pytest.raises(RuntimeError, match="forked"):
-        manager.delete(1)
+    manager.close()
 
 
 @pytest.mark.xdist_group("clouds")

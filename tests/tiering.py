@@ -1,6 +1,8 @@
 """Two tiers for tests: managers over any store, and stores that wait, are down, or count what they are sent."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,10 +66,23 @@ class Tiers:
         self.local_options: dict[str, Any] = {}
         self.remote_options: dict[str, Any] = {}
         self.options: dict[str, Any] = {}
+        self._started: weakref.WeakSet[TieredManager] = weakref.WeakSet()
 
     def start(self, folder: str = "near", **options: Any) -> TieredManager:
         local = CheckpointManager(self.folder / folder, **self.local_options)
-        return TieredManager(local, tier(self.far, **self.remote_options), **{**self.options, **options})
+        manager = TieredManager(local, tier(self.far, **self.remote_options), **{**self.options, **options})
+        self._started.add(manager)
+        return manager
+
+    def end(self) -> None:
+        """Leaves no thread to the tests that come after."""
+        while self._started:
+            self._started.pop()._uploader.end()
+        gc.collect()  # the thread of a manager that nobody has any more ends by itself
+        for thread in threading.enumerate():
+            if thread.name == "ckptmgr-copies":
+                thread.join(60)
+                assert not thread.is_alive()
 
     def damage(self, manager: TieredManager, step: int, name: str = "model.safetensors") -> None:
         file = Path(manager.local.path(step)) / name

@@ -34,7 +34,8 @@ from ckptmgr import (
 )
 from ckptmgr.integrations.keras import CheckpointCallback, load_model, restore_weights, save_model
 
-BACKENDS = sorted(entry.name for entry in importlib.metadata.entry_points(group="ckptmgr.backends"))
+ONLY_READ = {"orbax", "torch_dcp"}
+BACKENDS = sorted({entry.name for entry in importlib.metadata.entry_points(group="ckptmgr.backends")} - ONLY_READ)
 
 
 def check(model: Any, loaded: Any) -> None:
