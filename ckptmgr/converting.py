@@ -321,7 +321,7 @@ def _removed_if_it_fails(folder: Folder, layout: Layout) -> Iterator[None]:
     old = folder.list().files.keys() if len(names) > 1 else names
     try:
         yield
-    except BaseException:
+    except BaseException:  # Ctrl-C too: nobody would ever open half a set
         with suppress(OSError):  # the error that ended the conversion is the one to tell
             if names[-1] not in folder.list().files:
                 folder.delete([name for name in names if name not in old])
