@@ -1,6 +1,7 @@
 """Shared by all tests: `tests/` itself is importable (``from stores import MemoryStore``), and Hypothesis is steady."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,16 +30,22 @@ settings.register_profile("long", deadline=None, max_examples=50_000, suppress_h
 settings.load_profile("ckptmgr")
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks at the groups when this is done
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that fork come first, then those of cloud stores, whose clients have threads, and then those of frameworks.
 
-    pytest-xdist keeps this order with ``--no-loadscope-reorder``.
+    pytest-xdist keeps this order with ``--no-loadscope-reorder``. All tests that ask one server go to one worker.
     """
-    items.sort(key=lambda item: (bool(frameworks.named_by(item.module)), _is_remote(item)))
+    items.sort(key=lambda item: (bool(frameworks.named_by(item.module)), item.get_closest_marker("cloud") is not None))
+    for item in items:
+        if item.get_closest_marker("cloud"):
+            item.add_marker(pytest.mark.xdist_group(_server(item)))
 
 
-def _is_remote(item: pytest.Item) -> bool:
-    return any("clouds" in mark.args for mark in item.iter_markers("xdist_group"))
+def _server(item: pytest.Item) -> str:
+    """The server that the test's parameters name, else S3's."""
+    named = re.findall(r"\b(s3|gcs|azure|moto)\b", item.name)
+    return named[0] if named else "s3"
 
 
 def pytest_collection_finish() -> None:

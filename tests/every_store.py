@@ -24,7 +24,7 @@ LOCAL: dict[str, Callable[[Path], Store]] = {
 }
 REMOTE = [*CLOUDS, *(f"{cloud}-fsspec" for cloud in CLOUDS)]
 WEAK = ["moto", "moto-fsspec"]  # behind a proxy that takes the conditions out
-STORES = [*LOCAL, *(pytest.param(name, marks=pytest.mark.xdist_group("clouds")) for name in [*REMOTE, *WEAK])]
+STORES = [*LOCAL, *(pytest.param(name, marks=pytest.mark.cloud) for name in [*REMOTE, *WEAK])]
 
 
 def running(service: Service) -> Iterator[Service]:

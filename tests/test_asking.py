@@ -42,7 +42,7 @@ CALLS: dict[str, Callable[[Store], object]] = {
 }
 
 
-@pytest.mark.xdist_group("clouds")
+@pytest.mark.cloud
 @EVERYWHERE
 @pytest.mark.parametrize("code", [429, 500, 503, 408])
 def test_what_a_server_cannot_answer_now_is_asked_again_as_often_as_was_said(told: tuple, code: int) -> None:
@@ -60,7 +60,7 @@ def test_what_a_server_cannot_answer_now_is_asked_again_as_often_as_was_said(tol
         assert len(proxy.requests()) == 3, name
 
 
-@pytest.mark.xdist_group("clouds")
+@pytest.mark.cloud
 @EVERYWHERE
 @pytest.mark.parametrize("code", [400, 401, 403, 405, 409, 412, 501])
 def test_an_answer_that_means_something_is_not_asked_for_again(told: tuple, code: int) -> None:
@@ -75,7 +75,7 @@ def test_an_answer_that_means_something_is_not_asked_for_again(told: tuple, code
         assert len({(each["method"], each["target"]) for each in proxy.requests()}) == len(proxy.requests()), name
 
 
-@pytest.mark.xdist_group("clouds")
+@pytest.mark.cloud
 @EVERYWHERE
 def test_a_server_that_says_when_to_come_back_is_outwaited(told: tuple) -> None:
     make, proxy = told
@@ -89,7 +89,7 @@ def test_a_server_that_says_when_to_come_back_is_outwaited(told: tuple) -> None:
     assert time.monotonic() - began < 30
 
 
-@pytest.mark.xdist_group("clouds")
+@pytest.mark.cloud
 @pytest.mark.parametrize("told", ["s3", "gcs"], indirect=True)
 @pytest.mark.parametrize("fault", ["status", "lose", "reset"])
 def test_an_upload_that_is_given_up_leaves_nothing(told: tuple, fault: str) -> None:

@@ -15,7 +15,7 @@ import ckptmgr
 from ckptmgr import CheckpointManager, convert
 from ckptmgr.storage import open_folder
 
-pytestmark = pytest.mark.xdist_group("clouds")
+pytestmark = pytest.mark.cloud
 STATE = {"a": np.arange(2_000_000.0), "b": {"c": np.ones((3, 5), np.float32)}, "n": 4}
 
 

@@ -163,7 +163,7 @@ def test_an_interrupted_copy_sends_what_is_missing_and_repairs_what_is_rotten(ru
     assert CheckpointManager(tmp_path / "copy").verify().ok
 
 
-@pytest.mark.xdist_group("clouds")
+@pytest.mark.cloud
 def test_what_ends_a_large_upload_is_raised_as_it_is(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     url, options = place("s3", request)
     CheckpointManager(tmp_path / "run").save(1, {"w": np.zeros(40 << 20, np.uint8)})
@@ -275,7 +275,7 @@ def test_hints_of_the_target_follow(tmp_path: Path) -> None:
     assert CheckpointManager(tmp_path / "copy").latest().attempt in hint.splitlines()[0]
 
 
-@pytest.mark.parametrize("name", ["fsspec-memory", pytest.param("s3", marks=pytest.mark.xdist_group("clouds"))])
+@pytest.mark.parametrize("name", ["fsspec-memory", pytest.param("s3", marks=pytest.mark.cloud)])
 def test_to_another_storage_and_back(run: CheckpointManager, name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     url, options = (f"memory:/{tmp_path}/copy", {}) if name == "fsspec-memory" else place(name, request)
     run.save(4, {"w": np.arange(3 << 20)})  # 24 MiB: in parts

@@ -11,7 +11,7 @@ from services import Sparse
 from ckptmgr import CheckpointManager
 from ckptmgr.storage import ObjectStore, open_folder
 
-pytestmark = pytest.mark.xdist_group("clouds")
+pytestmark = pytest.mark.cloud
 MIB = 1 << 20
 WINDOW, FILES = 4 * MIB, 6
 

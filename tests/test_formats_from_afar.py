@@ -14,7 +14,7 @@ from tf_bundles import write_arrays
 import ckptmgr
 from ckptmgr.storage import Folder, open_folder
 
-pytestmark = pytest.mark.xdist_group("clouds")
+pytestmark = pytest.mark.cloud
 TENSORS = {"w": np.arange(12.0).reshape(3, 4), "b": np.ones(3, np.float32)}
 
 

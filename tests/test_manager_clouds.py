@@ -11,7 +11,7 @@ from runs import state
 
 from ckptmgr import CheckpointError, CheckpointManager, KeepLast, StepExistsError
 
-pytestmark = pytest.mark.xdist_group("clouds")
+pytestmark = pytest.mark.cloud
 PLACES = ["fsspec-memory", *REMOTE]
 
 

@@ -24,7 +24,7 @@ from ckptmgr import (
 from ckptmgr.storage import Folder
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* does not honour conditional writes")
-FAR = [pytest.param(name, marks=pytest.mark.xdist_group("clouds")) for name in [*REMOTE, *WEAK]]
+FAR = [pytest.param(name, marks=pytest.mark.cloud) for name in [*REMOTE, *WEAK]]
 
 
 @pytest.fixture(params=["posix", "fsspec-memory", *FAR])

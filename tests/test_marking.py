@@ -10,7 +10,7 @@ from ckptmgr.storage import marking as module
 from ckptmgr.storage.marking import bare, gathered
 
 each_remote = pytest.mark.parametrize("name", REMOTE)
-clouds = pytest.mark.xdist_group("clouds")
+clouds = pytest.mark.cloud
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from ckptmgr import CheckpointManager, MissingDependencyError
 from ckptmgr.storage import Answer, ObjectStore, Store, clouds, open_folder
 from ckptmgr.storage.pieces import Places
 
-pytestmark = pytest.mark.xdist_group("clouds")
+pytestmark = pytest.mark.cloud
 MIB = 1 << 20
 CHANGING = ("PUT", "POST", "DELETE")
 BREAKS = [{"do": "reset_resp", "bytes": 1}, {"do": "truncate", "bytes": 1}, {"do": "reset"}]

@@ -13,7 +13,7 @@ from ckptmgr import CheckpointManager
 from ckptmgr.box import Box
 from ckptmgr.cli.app import app
 
-pytestmark = pytest.mark.xdist_group("clouds")
+pytestmark = pytest.mark.cloud
 SHAPE = (512, 1024)  # 2 MiB in float32
 COUNT = 1_000
 FEW = range(0, COUNT, 100)

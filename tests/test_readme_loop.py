@@ -13,7 +13,7 @@ from services import S3
 
 from ckptmgr import CheckpointManager
 
-pytestmark = pytest.mark.xdist_group("clouds")
+pytestmark = pytest.mark.cloud
 README = Path(__file__).parents[1] / "README.md"
 URL = '"run-1"'
 DIES = 'if step == 250: __import__("os").kill(__import__("os").getpid(), 9)'

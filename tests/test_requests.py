@@ -20,7 +20,7 @@ from ckptmgr.naming import StepNaming
 from ckptmgr.record import Record, encode
 from ckptmgr.storage import weak
 
-pytestmark = pytest.mark.xdist_group("clouds")
+pytestmark = pytest.mark.cloud
 DOCS = Path(__file__).parent.parent / "docs" / "cloud.md"
 STEPS = 5  # that a run has where the table says n
 STORES = ["s3", "gcs", "azure", "s3-fsspec", "gcs-fsspec", "azure-fsspec"]  # the columns

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from services import Gcs, Proxy, Service, Sink
+from services import S3, Gcs, Proxy, Service, Sink
 
 TESTS = Path(__file__).parent
 
@@ -125,3 +125,12 @@ def is_up(endpoint: str) -> bool:
     except OSError:
         return False
     return True
+
+
+@pytest.mark.cloud
+def test_a_server_leaves_no_file_behind() -> None:
+    with S3() as server:
+        sockets = [path for path in server.elsewhere() if path.exists()]
+
+    assert sockets
+    assert [path for path in sockets if path.exists()] == []

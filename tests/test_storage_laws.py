@@ -27,7 +27,7 @@ def test_a_local_store_is_a_dict(store: Store, calls: list[tuple[str, str, bool]
     check(store, calls)
 
 
-@pytest.mark.xdist_group("clouds")
+@pytest.mark.cloud
 @pytest.mark.parametrize("store", [*REMOTE, *WEAK], indirect=True)
 @settings(SAME_FIXTURE, max_examples=6)
 @given(calls=st.lists(CALLS, min_size=10, max_size=25))

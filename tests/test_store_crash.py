@@ -24,7 +24,7 @@ ERROR = OSError(5, "Input/output error")
 FAULTS = ["dies", "fails", "fails when done", "lost", "never made"]
 IS_ALL = "CKPTMGR_ALL_FAULTS" in os.environ
 NEAR = ["posix", "fsspec-local", "fsspec-memory"]
-FAR = [pytest.param(name, marks=pytest.mark.xdist_group("clouds")) for name in [*REMOTE, *WEAK]]
+FAR = [pytest.param(name, marks=pytest.mark.cloud) for name in [*REMOTE, *WEAK]]
 OLD = (1, 2)
 NEXT = 9
 

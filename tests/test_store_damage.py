@@ -9,7 +9,7 @@ from services import Proxy, Service
 
 from ckptmgr import CheckpointManager, CorruptCheckpointError
 
-pytestmark = pytest.mark.xdist_group("clouds")
+pytestmark = pytest.mark.cloud
 LARGE = np.random.default_rng(0).integers(0, 255, 9 << 20, np.uint8)  # more than one request
 STATE = {"large": {"w": LARGE}, "small": {f"w{n}": np.full(50, n) for n in range(20)}, "other": {"w": LARGE[::-1].copy()}}
 

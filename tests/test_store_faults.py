@@ -13,7 +13,7 @@ from store_workers import state, value_of
 
 from ckptmgr import CheckpointManager, CommitUnknownError, CorruptCheckpointError, KeepLast, SaveError, StepNotFoundError
 
-pytestmark = pytest.mark.xdist_group("clouds")
+pytestmark = pytest.mark.cloud
 RUNS = {"s3": 40, "gcs": 12, "azure": 12}  # at once
 LATENCY_S = 0.05
 ANYWHERE = [{"do": "status", "code": 500}, {"do": "status", "code": 503}, {"do": "reset"}, {"do": "lose"}]

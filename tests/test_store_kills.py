@@ -10,7 +10,7 @@ from store_workers import Worker, state, value_of
 
 from ckptmgr import CheckpointManager
 
-pytestmark = pytest.mark.xdist_group("clouds")
+pytestmark = pytest.mark.cloud
 LARGE = 18 << 20  # in two parts
 OLD = {1: 1, 2: 2}
 # What a process does, and every how many requests it is killed.

@@ -14,7 +14,7 @@ from store_workers import Worker
 from ckptmgr import CheckpointManager
 
 LOST = {"StepExistsError", "SaveError"}
-FAR = [pytest.param(name, marks=pytest.mark.xdist_group("clouds")) for name in [*REMOTE, *WEAK]]
+FAR = [pytest.param(name, marks=pytest.mark.cloud) for name in [*REMOTE, *WEAK]]
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_what_one_process_did_the_next_call_of_another_sees(two: list[Worker]) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("run", "races"), [("posix", 30), ("s3", 100), ("gcs", 10), ("azure", 10)], indirect=["run"])
-@pytest.mark.xdist_group("clouds")
+@pytest.mark.cloud
 def test_of_two_savers_of_a_step_exactly_one_wins_and_the_other_knows(run: dict[str, Any], two: list[Worker], races: int) -> None:
     winners: Counter[int] = Counter()
     reader = CheckpointManager(**run)

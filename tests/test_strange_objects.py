@@ -11,7 +11,7 @@ from ckptmgr import CheckpointManager
 from ckptmgr.storage import clouds
 from ckptmgr.storage.clients import client_of
 
-pytestmark = pytest.mark.xdist_group("clouds")
+pytestmark = pytest.mark.cloud
 ATTEMPT = "a-0123456789abcdef"
 
 

@@ -21,7 +21,7 @@ from tiering import FarStore, steps, tier
 
 from ckptmgr import BackgroundSaver, CheckpointManager, CorruptCheckpointError, KeepLast, StepExistsError, TieredManager
 
-far_is_s3 = pytest.mark.xdist_group("clouds")
+far_is_s3 = pytest.mark.cloud
 
 
 @pytest.fixture

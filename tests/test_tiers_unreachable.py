@@ -163,7 +163,7 @@ def test_delete_in_a_forked_process_is_refused(tiers: Tiers, monkeypatch: pytest
     manager.close()
 
 
-@pytest.mark.xdist_group("clouds")
+@pytest.mark.cloud
 @pytest.mark.parametrize("kind", ["obstore", "fsspec"])
 def test_what_is_unfinished_at_the_end_of_a_program_reaches_a_bucket(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest

