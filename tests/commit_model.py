@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from commit_protocol import BROKEN, STORE, Actor, Manifest, Record, collect, delete, pin, read, save, sweep
+from commit_protocol import BROKEN, STORE, Actor, Manifest, Record, collect, copy, delete, pin, read, save, sweep
 from commit_search import explore
 
 
@@ -139,6 +139,21 @@ CONFIGS: dict[str, tuple] = {  # name: programs, store at the start, answers los
         (1, 2, 3, 4),
         "",
     ),
+    "two copies, sweep": ([P(copy, "a", 1), P(copy, "b", 1), P(sweep, "s", 1)], {}, 1, (1,), ""),
+    "two copies, two sweeps": ([P(copy, "a", 1), P(copy, "b", 1), P(sweep, "s", 1), P(sweep, "t", 1)], {}, 0, (1,), ""),
+    "two copies, one of damage, sweep": ([P(copy, "a", 1, damaged=True), P(copy, "b", 1), P(sweep, "s", 1)], {}, 0, (1,), ""),
+    "three copies": ([P(copy, "a", 1), P(copy, "b", 1), P(copy, "c", 1)], {}, 0, (1,), ""),
+    "copy, writer, sweep": ([P(copy, "a", 1), P(save, "b", 1), P(sweep, "s", 1)], {}, 1, (1,), ""),
+    "copy, delete, copy": ([P(copy, "a", 1), P(delete, "d", 1), P(copy, "b", 1)], {}, 1, (1,), ""),
+    "copy, delete, copy, no conditional remove": (
+        [P(copy, "a", 1), P(delete, "d", 1), P(copy, "b", 1), P(sweep, "s", 1)],
+        {},
+        0,
+        (1,),
+        "remove_if",
+    ),
+    "two copies over a step": ([P(copy, "a", 1, overwrite=True), P(copy, "b", 1, overwrite=True)], ONE, 1, (1,), ""),
+    "copy over a step, sweep": ([P(copy, "a", 1, overwrite=True), P(read, "r", 1), P(sweep, "s", 1)], ONE, 1, (1,), ""),
     "three writers": ([P(save, "a", 1), P(save, "b", 1), P(save, "c", 1)], {}, 1, (1,), ""),
     "no conditional remove": ([P(save, "a", 1), P(delete, "d", 1), P(save, "b", 1), P(sweep, "s", 1)], {}, 0, (1,), "remove_if"),
     "no conditions, one after another": (
@@ -165,6 +180,7 @@ MUTATIONS = {
     "hold-of-the-dead": "a hold is put into a record that does not name the attempt any more",
     "release-first": "delete takes out the step's holds before its manifest",
     "release-all": "delete takes out the holds of other steps too",
+    "mark-at-once": "a copy's claim has its mark from the first put on, and a late one may bring it back",
     "sequence-from-memory": "the sequence is not taken from the records as they are",
 }
 

@@ -12,10 +12,10 @@ Actor = Generator[tuple, Any, None]
 class Manifest(NamedTuple):
     attempt: str
     sequence: int
-    files: tuple  # ((step, attempt folder, number), expected bytes): the model's bytes are the writer's attempt
+    files: tuple  # ((step, attempt folder, number), expected bytes): the model's bytes are the writer's attempt, or the original
 
     def own(self) -> tuple:
-        return tuple(name for name, writer in self.files if writer == self.attempt)
+        return tuple(name for name, _ in self.files if name[1] in (self.attempt, "plain"))
 
 
 class Record(NamedTuple):
@@ -23,7 +23,7 @@ class Record(NamedTuple):
 
     stamp: tuple
     manifest: Manifest | None = None
-    claim: tuple | None = None  # (attempt, number of the try)
+    claim: tuple | None = None  # (attempt, number of the try), and of a copy that may be gone on with its original
     pins: frozenset = frozenset()
     holds: frozenset = frozenset()  # (attempt whose files are held, step and attempt that hold them)
 
@@ -89,19 +89,27 @@ def save(me: str, step: int, nfiles: int = 1, overwrite: bool = False, steps: tu
         while (yield "put", (step, folder, number), me) == "lost":
             pass
         files += (((step, folder, number), me),)
-    # Commit: replace the record, on condition that it still names this claim.
     sequence = known.manifest.sequence if known and known.manifest else 0
     for other in steps if not broken("sequence-from-memory") else ():
         seen = yield "read", other
         sequence = max(sequence, seen.manifest.sequence if seen and seen.manifest else 0)
+    lost = yield from commit(me, step, known, held, Manifest(me, sequence + 1, files), overwrite, tries)
+    if lost:
+        yield "told", me, lost, step
+
+
+def commit(
+    me: str, step: int, known: Record | None, held: tuple | None, manifest: Manifest, overwrite: bool, tries: int = 0
+) -> Actor:
+    """Replace the record, on condition that it still names this claim. Answers what the caller is to be told of a loss."""
     doubtful = False
     while True:
         tries += 1
-        new = (known or Record(()))._replace(stamp=(me, "commit", tries), manifest=Manifest(me, sequence + 1, files), claim=None)
+        new = (known or Record(()))._replace(stamp=(me, "commit", tries), manifest=manifest, claim=None)
         answer = yield from change(step, known, new, "overwrite" if overwrite else "commit")
         doubtful |= answer == "lost"
         before, known = known, new if answer == "ok" else (yield "read", step)
-        if known and known.manifest and known.manifest.attempt == me:
+        if known and known.manifest and known.manifest.attempt == manifest.attempt:
             break
         claim = known.claim if known else None
         mine = known == before if held is None else claim == held or (broken("claim-by-attempt") and claim and claim[0] == me)
@@ -111,14 +119,56 @@ def save(me: str, step: int, nfiles: int = 1, overwrite: bool = False, steps: tu
                 mine, held, known = True, new.claim, new
         if not mine:
             lost = "exists" if known and known.manifest else "taken"
-            yield "told", me, "unknown" if doubtful and not broken("lost-is-loss") else lost, step
-            return
-    yield "told", me, "ok", step
+            return "unknown" if doubtful and not broken("lost-is-loss") else lost
+    yield "told", manifest.attempt, "ok", step
     if before and before.manifest and before.manifest.attempt not in known.names():
         for name in before.manifest.own():
             yield "delete", name
     if before and before.manifest:
         yield from release(before.manifest, step)
+    return None
+
+
+def copy(me: str, step: int, original: str = "o", nfiles: int = 1, overwrite: bool = False, damaged: bool = False) -> Actor:
+    """Copy a step of another run. The claim tells of what, once it is there: whoever copies that too goes on with the attempt."""
+    attempt, tries = me, 0
+    known = yield "read", step
+    while True:
+        if known and known.manifest and not overwrite:
+            return
+        claim = known.claim if known else None
+        if not (claim and (claim[0] == attempt or claim[2:] == (original,))):  # as any save
+            tries += 1
+            mark = (original,) if broken("mark-at-once") else ()
+            new = (known or Record(()))._replace(stamp=(me, "claim", tries), claim=(attempt, tries, *mark))
+            if (yield from change(step, known, new, "claim")) != "ok":
+                known = yield "read", step
+                continue
+            known, claim = new, new.claim
+        is_resumed = claim[0] != attempt
+        tries += 1
+        held = (claim[0], claim[1] + 1, original)
+        new = known._replace(stamp=(me, "mark", tries), claim=held)
+        if (yield from change(step, known, new, "claim")) == "ok":
+            known = new
+            break
+        if attempt != me:
+            return  # patience is over
+        known = yield "read", step
+        attempt += "'"  # what is mine and has no mark is not gone on with
+    files = tuple(((step, held[0], number), original) for number in range(nfiles))
+    for name, data in files:
+        if not (is_resumed and (yield "get", name) == data):
+            while (yield "put", name, data) == "lost":
+                pass
+    if damaged:  # as the original turns out to be
+        bare = known._replace(stamp=(me, "abandon", 1), claim=None)
+        done = yield from change(step, known, bare, "abandon")
+        left = bare if done == "ok" else (yield "read", step)
+        for name, _ in files if not left or held[0] not in left.names() else ():
+            yield "delete", name
+        return
+    yield from commit(me, step, known, held, Manifest(held[0], 1, files), overwrite)
 
 
 def hold(me: str, step: int, base: int, attempt: str) -> Actor:
@@ -135,7 +185,7 @@ def hold(me: str, step: int, base: int, attempt: str) -> Actor:
 
 def release(manifest: Manifest, step: int) -> Actor:
     """Take out the holds of a manifest that is gone for certain. Whoever takes the last one deletes the files."""
-    for base, attempt in sorted({name[:2] for name, writer in manifest.files if writer != manifest.attempt}):
+    for base, attempt in sorted({name[:2] for name, _ in manifest.files if name not in manifest.own()}):
         mine = (attempt, step, manifest.attempt)
         for tries in (1, 2):
             record = yield "read", base

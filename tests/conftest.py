@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,11 @@ def _server(item: pytest.Item) -> str:
     """The server that the test's parameters name, else S3's."""
     named = re.findall(r"\b(s3|gcs|azure|moto)\b", item.name)
     return named[0] if named else "s3"
+
+
+def pytest_configure() -> None:
+    """Tests interrupt themselves and others, which a process that a shell started in the background would not notice."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

@@ -43,6 +43,7 @@ def test_protocol_holds_in_every_interleaving(name: str) -> None:
         ("hold-of-the-dead", "incremental, overwrite, sweep", "I1"),
         ("release-first", "two holders, two deletes, sweep", "I1"),
         ("release-all", "two holders, two deletes, sweep", "I1"),
+        ("mark-at-once", "copy, delete, copy", "I3"),
         ("sequence-from-memory", "save below the newest, collect", "I8"),
     ],
 )
