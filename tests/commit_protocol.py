@@ -57,7 +57,7 @@ def change(step: int, old: Record | None, new: Record, why: str) -> Actor:
     return (yield "set" if plain else "swap", step, old, None if empty else new, why)
 
 
-def save(me: str, step: int, nfiles: int = 1, overwrite: bool = False, steps: tuple = (), base: int | None = None) -> Actor:  # noqa: C901
+def save(me: str, step: int, nfiles: int = 1, overwrite: bool = False, steps: tuple = (), base: int | None = None) -> Actor:
     # Claim: from here on the record names this attempt, and only the attempt that it names may commit.
     held, folder, tries = None, me, 0
     known = (yield "read", step) if overwrite else None  # to create it is to have read that there is none
