@@ -15,7 +15,7 @@ FLOORS = [
     {"errors", "exiting", "garbage", "telling"},
     {"box", "step", "folding"},
     {"spec", "naming", "retention", "checksum", "fields", "rng", "strings"},
-    {"contenthash", "due"},
+    {"contenthash", "distance", "due"},
     {"adapter", "casting", "skeleton", "storage", "manifest", "table"},
     {"cuda", "jaxarrays", "containers", "layout", "raw", "record", "treefile", "zipreading"},
     {"frameworks", "source", "sighting", "deleting", "zipwriting"},
