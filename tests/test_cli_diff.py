@@ -116,6 +116,7 @@ def test_files_of_two_formats_are_compared_by_rules(tmp_path: Path) -> None:
 
     assert done.exit_code == 0, done.output
     assert "only in A   float64 2x3" in without.stdout
+    assert without.stdout.splitlines()[-1] == "no name is in both: --rules or --rename give names in A those in B"
     assert without.exit_code == 1
 
 

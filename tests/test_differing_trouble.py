@@ -11,7 +11,7 @@ from bounds import cheap
 from incrementals import file_of, no_links, state
 
 import ckptmgr
-from ckptmgr import CheckpointManager, CorruptCheckpointError, diff, differing, open_checkpoint
+from ckptmgr import CheckpointManager, CorruptCheckpointError, StepNotFoundError, diff, differing, open_checkpoint
 
 
 def sparse(path: Path, size: int, **marks: float) -> Path:
@@ -196,3 +196,24 @@ def test_progress_ends_with_all_bytes_of_both(tmp_path: Path) -> None:
 
     assert told[-1] == (1_600_048, 1_600_048)
     assert told == sorted(told)
+
+
+def test_a_step_that_is_deleted_meanwhile_is_no_damage(tmp_path: Path) -> None:
+    with CheckpointManager(tmp_path / "run") as manager:
+        for step in (1, 2, 3):
+            manager.save(step, {"w": np.full(3, step)})
+        with manager.open(1) as old, manager.open(3) as new:
+            manager.delete(1)
+
+            with pytest.raises(StepNotFoundError, match="step 1"):
+                diff(old, new)
+
+
+def test_steps_of_another_tool_are_compared_as_any(tmp_path: Path) -> None:
+    for step in (1, 2):
+        np.savez(tmp_path / f"ckpt-{step}.npz", w=np.full(3, step))
+
+    with CheckpointManager(tmp_path) as manager, manager.open(1) as old, manager.open(2) as new:
+        report = diff(old, new)
+
+    assert (report.steps, [each.max_abs for each in report.tensors]) == ((1, 2), [1])

@@ -115,6 +115,9 @@ def _emit(report: DiffReport, titles: list[str], most: int) -> None:
         emit_table(("what", "name", "A -> B"), [(each.kind, each.name, each.told) for each in report.values])
     emit()
     emit(report.summary)
+    changes = {each.change for each in report.tensors}
+    if changes == {"only in A", "only in B"} and not report.same:
+        emit("no name is in both: --rules or --rename give names in A those in B")
     for name in report.unknown[:most]:
         emit(f"  not compared, as it has no checksum on both sides: {name}")
 
