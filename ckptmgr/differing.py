@@ -250,9 +250,12 @@ class _Job:
             return len(old) == len(new) and all(map(self._is_equal, old, new))
         if old == new or (old != old and new != new):
             return True
-        if isinstance(old, bool) or not isinstance(old, int | float) or not math.isfinite(old) or not math.isfinite(new):
+        if isinstance(old, bool) or not isinstance(old, int | float) or not (self.atol or self.rtol):
             return False
-        return bool(self.atol or self.rtol) and abs(new - old) <= self.atol + self.rtol * abs(old)
+        try:
+            return math.isfinite(old) and abs(new - old) <= self.atol + self.rtol * abs(old)
+        except OverflowError:  # an int that no float is near to
+            return False
 
 
 def _is_sum_equal(old: Mapping[str, int], new: Mapping[str, int]) -> bool | None:

@@ -1,6 +1,7 @@
 """What two checkpoints differ in: tensors, plain values and what is beside them, between any formats and places."""
 
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,17 @@ def test_plain_values_are_compared_by_name_and_type(tmp_path: Path) -> None:
         "value kind: 1 -> 1.0",
         "value new: only in B: None",
     ]
+
+
+def test_a_tolerance_for_values_reaches_no_infinity_nor_trips_over_huge_integers(tmp_path: Path) -> None:
+    for side, number in (("a", 10**400), ("b", 10**400 + 1)):
+        metadata = {"huge": number, "near": 1.0 if side == "a" else 1.05, "far": math.inf if side == "a" else 1.0}
+        with CheckpointManager(tmp_path / side) as manager:
+            manager.save(1, {"w": np.ones(1), **metadata})
+
+    report = diff(tmp_path / "a" / "step-00000001", tmp_path / "b" / "step-00000001", atol=0.1)
+
+    assert [each.name for each in report.values] == ["huge", "far"]
 
 
 def test_metrics_metadata_and_assets_of_steps_are_compared_unless_they_are_not_asked_for(tmp_path: Path) -> None:
