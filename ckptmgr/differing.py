@@ -1,7 +1,7 @@
 """How one checkpoint differs from another: any two formats, any two places, in memory that does not grow with the tensors.
 
-The law: what is told to be the same was compared byte by byte, or is known to be the very same bytes; only ``quick`` believes
-checksums. Bytes that are not what was written are an error and never a difference.
+The law: tensors that are told to be the same were compared byte by byte, or are known to be the very same bytes; only ``quick``
+believes checksums. Bytes that are not what was written are an error and never a difference.
 """
 
 import math
