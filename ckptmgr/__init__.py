@@ -13,6 +13,8 @@ from ckptmgr.checkpoint import Checkpoint, Restored
 from ckptmgr.converting import convert
 from ckptmgr.convertreport import ConvertedTensor, ConvertReport
 from ckptmgr.copying import Copied, copy
+from ckptmgr.differing import diff
+from ckptmgr.diffreport import DiffReport, TensorChange, ValueChange
 from ckptmgr.errors import (
     BackendNotFoundError,
     CheckpointError,
@@ -71,6 +73,7 @@ __all__ = [
     "ConvertedTensor",
     "Copied",
     "CorruptCheckpointError",
+    "DiffReport",
     "Exact",
     "FormatVersionError",
     "Glob",
@@ -107,15 +110,18 @@ __all__ = [
     "StepNaming",
     "StepNotFoundError",
     "Swept",
+    "TensorChange",
     "TensorSpec",
     "TieredManager",
     "UnsafeCheckpointError",
     "UnsupportedLeafError",
     "UnsupportedTensorError",
+    "ValueChange",
     "Verdict",
     "VerifyReport",
     "convert",
     "copy",
+    "diff",
     "load",
     "migrate",
     "open_checkpoint",

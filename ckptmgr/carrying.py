@@ -41,14 +41,16 @@ class Account:
     lost: dict[str, str] = field(default_factory=dict)
 
 
-def baggage(checkpoint: Checkpoint) -> tuple[Baggage, dict[str, str]]:
+def baggage(checkpoint: Checkpoint, *, has_assets: bool = True) -> tuple[Baggage, dict[str, str]]:
     """All that an opened checkpoint has beside its state, and why what cannot be read is left.
+
+    Without ``has_assets`` those of a step stay unread; what a file carries is there.
 
     Raises:
         CorruptCheckpointError: what an earlier conversion packed is damaged.
     """
     packed = checkpoint.source.metadata.get(CARRIED)
-    assets = {name: checkpoint.asset(name) for name in checkpoint.assets}
+    assets = {name: checkpoint.asset(name) for name in checkpoint.assets if has_assets or name == ASSET}
     if ASSET in assets:
         packed = _loaded(assets.pop(ASSET), checkpoint.location)
     blobs, lost = _blobs(checkpoint)

@@ -226,7 +226,7 @@ class _Job:
     def _view(self, stages: Stages) -> TensorSource:
         """The source as it is to be written: this is where further views go."""
         source: TensorSource = Renamed(stages.source, stages.shape.names)
-        dtypes = _dtypes(self.rules.cast or {}, source.specs)
+        dtypes = cast_dtypes(self.rules.cast or {}, source.specs)
         return Recast(source, dtypes) if dtypes else source
 
     def _contents(
@@ -335,7 +335,7 @@ def _left_out(backend: Backend, contents: Contents) -> Callable[[Baggage], tuple
     return ask
 
 
-def _dtypes(cast: Mapping[str, str], specs: Mapping[str, TensorSpec]) -> dict[str, str]:
+def cast_dtypes(cast: Mapping[str, str], specs: Mapping[str, TensorSpec]) -> dict[str, str]:
     """The new dtypes by name, of those that change.
 
     Raises:

@@ -16,7 +16,8 @@ TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"^\$ ckptmgr (?!demo)(.+)$", re.MULTILINE)  # the demo has tests of its own
+# A command and what it prints; the demo has tests of its own.
+COMMAND = re.compile(r"^\$ ckptmgr (?!demo)(.+)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 
 
 class Example(NamedTuple):
@@ -46,9 +47,16 @@ def run(page: Path) -> None:
         if example.language == "python":
             # Blank lines first, so that a traceback shows the line of the page.
             exec(compile("\n" * example.line + example.text, str(page), "exec"), namespace)
-        for command in COMMAND.findall(example.text) if example.language == "console" else ():
+        for command, shown in COMMAND.findall(example.text) if example.language == "console" else ():
             done = CliRunner().invoke(app, shlex.split(command))
-            assert done.exit_code == 0, f"{page.name}: {command}\n{done.output}"
+            is_diff = command.startswith("diff ")  # of which 1 is an answer, and the page shows all of it
+            assert done.exit_code in ((0, 1) if is_diff else (0,)), f"{page.name}: {command}\n{done.output}"
+            if is_diff and shown:
+                assert unpadded(done.stdout) == unpadded(shown), f"{page.name}: {command}\n{done.output}"
+
+
+def unpadded(text: str) -> list[str]:
+    return [line.rstrip() for line in text.strip().splitlines()]
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -1,6 +1,7 @@
 """A few tensors of many, or only their names, from an object of 2 GB: little more is transferred than was asked for."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -99,3 +100,17 @@ def shown(url: str) -> str:
     done = CliRunner().invoke(app, ["show", url])
     assert done.exit_code == 0, done.output
     return done.output
+
+
+def test_a_difference_from_a_file_of_a_few_tensors_costs_what_they_have(
+    run: CheckpointManager, sparse: Sparse, tmp_path: Path
+) -> None:
+    few = {f"layer.{number}": np.zeros(SHAPE, np.float32) for number in FEW}
+    ckptmgr.save(tmp_path / "few.h5", {"model": few}, backend="hdf5")
+    sparse.sent()
+
+    with run.open(1) as all_of_them:
+        report = ckptmgr.diff(tmp_path / "few.h5", all_of_them)
+
+    assert [len(report.tensors), report.same] == [COUNT - len(few), len(few)]
+    assert sparse.sent()[0] <= 1.1 * sum(array.nbytes for array in few.values())

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ckptmgr.cli import convert, copying, demo, listing, migration, report, retain, show, verify
+from ckptmgr.cli import convert, copying, demo, diff, listing, migration, report, retain, show, verify
 from ckptmgr.cli.output import complain, emit
 from ckptmgr.errors import CheckpointError, MissingDependencyError
 
@@ -29,14 +29,16 @@ class Commands(TyperGroup):
                 if isinstance(error, OSError) and error.errno == errno.EPIPE:
                     raise
                 complain(_told(error))
-                raise typer.Exit(2 if isinstance(error, MissingDependencyError) else 1) from error
+                # Of diff, 1 is an answer.
+                is_two = isinstance(error, MissingDependencyError) or ctx.invoked_subcommand == "diff"
+                raise typer.Exit(2 if is_two else 1) from error
 
 
 app = typer.Typer(
     name="ckptmgr",
     cls=Commands,
     help="Looks at runs and checkpoints, checks, copies, converts and migrates them, tidies up. "
-    "Exit codes: 0 done, 1 a problem or a failure, 2 wrong usage.",
+    "Exit codes: 0 done, 1 a problem or a failure, 2 wrong usage; of diff: 0 the same, 1 different, 2 a failure or wrong usage.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -47,6 +49,7 @@ app.command("show")(show.show)
 app.command("verify")(verify.verify)
 app.command("cp")(copying.copy)
 app.command("convert")(convert.convert_checkpoint)
+app.command("diff")(diff.show_differences)
 app.command("migrate")(migration.migrate_run)
 app.command("report")(report.report)
 app.command("gc")(retain.collect)

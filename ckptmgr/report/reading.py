@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ckptmgr import Box, Checkpoint, TensorSpec
+from ckptmgr.distance import Distance
 
 BLOCK_SIZE = 1 << 22  # elements
 BINS = 40
@@ -115,20 +116,12 @@ def difference(
     if problem := _mismatch(first.specs.get(name), second.specs.get(name)):
         return Difference(name, problem=problem)
     spec = first.specs[name]
-    changed, max_abs, square, norm = 0, 0.0, 0.0, 0.0
+    distance = Distance()
     for box in blocks(spec.shape, most):
         old, new = _part(first, name, box), _part(second, name, box)
         note(old.nbytes + new.nbytes)
-        with np.errstate(over="ignore", invalid="ignore"):
-            changed += int(np.count_nonzero((old != new) & ~((old != old) & (new != new))))
-            before, after = _real(old, is_magnitude=False), _real(new, is_magnitude=False)
-            apart = np.abs(after - before)
-            apart = apart[np.isfinite(apart)]
-            max_abs = max(max_abs, float(apart.max(initial=0.0)))
-            square += float(np.square(apart).sum())
-            norm += float(np.square(np.abs(before[np.isfinite(before)])).sum())
-    relative = math.sqrt(square) / math.sqrt(norm) if 0 < norm < math.inf and square < math.inf else None
-    return Difference(name, spec.size, changed, max_abs, 0.0 if not changed else relative)
+        distance.add(old.reshape(-1), new.reshape(-1))
+    return Difference(name, spec.size, distance.changed, float(distance.max_abs), distance.relative)
 
 
 def _mismatch(old: TensorSpec | None, new: TensorSpec | None) -> str:
@@ -155,8 +148,6 @@ def _finite(checkpoint: Checkpoint, name: str, box: Box) -> tuple[Array, int]:
     return values[np.isfinite(values)], array.nbytes
 
 
-def _real(array: Array, *, is_magnitude: bool = True) -> Array:
-    """The values as float64, in which every smaller dtype is exact."""
-    if array.dtype.kind == "c":
-        return np.abs(array).astype(np.float64) if is_magnitude else array.astype(np.complex128)
-    return array.astype(np.float64)
+def _real(array: Array) -> Array:
+    """The values as float64, in which every smaller dtype is exact; magnitudes of complex ones."""
+    return (np.abs(array) if array.dtype.kind == "c" else array).astype(np.float64)
