@@ -39,7 +39,7 @@ from ckptmgr.matching import Mismatch, RestoreReport
 from ckptmgr.migratereport import Migrated, MigrateReport, NotMigrated
 from ckptmgr.migrating import migrate
 from ckptmgr.naming import StepNaming
-from ckptmgr.pending import PendingSave, SaveStats
+from ckptmgr.pending import PendingSave
 from ckptmgr.retention import (
     KeepAll,
     KeepBest,
@@ -59,6 +59,7 @@ from ckptmgr.step import StepInfo
 from ckptmgr.swapping import swap_weights
 from ckptmgr.sweep import Swept
 from ckptmgr.tiers import TieredManager
+from ckptmgr.timing import SaveStats
 from ckptmgr.transfer import Problem
 
 __all__ = [

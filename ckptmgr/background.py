@@ -13,8 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeAlias
 
@@ -46,7 +45,7 @@ class Saving(Protocol):
     ) -> Prepared:
         """The first half."""
 
-    def complete(self, prepared: Prepared, *, on_written: Callable[[], object] = ...) -> StepInfo:
+    def complete(self, prepared: Prepared) -> StepInfo:
         """The second half."""
 
 
@@ -134,8 +133,9 @@ class BackgroundSaver:
             prepared = self.manager.prepare(step, state, metrics=metrics, metadata=metadata, assets=assets, overwrite=overwrite)
             if self.on_busy == "replace" and (last := self._last()):  # only now: what cannot be saved takes nobody's place
                 last.cancel(f"step {step} took its place")
-            self._hand_over(pending, prepared)
-            blocked = pending.reached("blocked")
+            pending.timing.nbytes = prepared.timing.nbytes if prepared.timing else 0
+            self._hand_over(pending, replace(prepared, timing=pending.timing))
+            blocked = pending.timing.reached("blocked")
             if self.overhead_budget is not None:
                 self._due = max(self._due, started) + blocked / self.overhead_budget
         return pending
@@ -203,13 +203,13 @@ class BackgroundSaver:
             self._free.append(staging)
             raise
         if not snapshot.unfinished:
-            pending.reached("staged")
-        pending.nbytes = sum(spec.nbytes for spec in prepared.plan.flat.specs.values())
+            pending.timing.reached("staged")
         pending.writer = self._thread
         job = _Job(self.manager, pending, staging, snapshot, self._free)
         try:
             self._last = weakref.ref(job)
             _unfinished[pending] = self
+            pending.timing.reached("blocked")  # as the manifest has it: the thread may be faster than this call's end
             self._jobs.put(job)
         except BaseException:  # an interrupt, before the thread has the job or after that
             job.cancel("the call was interrupted")
@@ -272,8 +272,8 @@ class _Job:
     def result(self) -> StepInfo | BaseException:
         """Does it; gives how it ended, for `end`."""
         try:
-            info = self.manager.complete(self._copied(), on_written=partial(self.pending.reached, "written"))
-            self.pending.reached("committed")
+            info = self.manager.complete(self._copied())
+            self.pending.timing.reached("committed")
             return info
         # Whatever it is, it is raised in a caller's thread.
         except BaseException as error:  # noqa: BLE001
@@ -306,7 +306,7 @@ class _Job:
         for wait in self.snapshot.unfinished:
             wait()
         if not self.pending.staged:
-            self.pending.reached("staged")
+            self.pending.timing.reached("staged")
         return self.snapshot.prepared
 
 

@@ -113,10 +113,13 @@ class Incremental:
         self._run = run
         self._last: _Last | None = None
 
-    def write_step(self, attempt: Attempt, prepared: Prepared, *, progress: Progress | None) -> tuple[FileEntry, ...]:
-        """All files of the step as `saving.write_step` gives them; those of the previous step that are equal are not written."""
+    def write_step(self, attempt: Attempt, prepared: Prepared, *, progress: Progress | None) -> tuple[tuple[FileEntry, ...], int]:
+        """All files of the step as `saving.write_step` gives them, and how many bytes of them were not written.
+
+        These are files that equal those of the previous step.
+        """
         if self.groups is None:
-            return saving.write_step(attempt.folder, prepared.plan, prepared.assets, progress=progress)
+            return saving.write_step(attempt.folder, prepared.plan, prepared.assets, progress=progress), 0
         previous, plan = self._previous(), prepared.plan
         taken: dict[str, _Taken] = {}
         if previous and prepared.overwrite and self._replaces(attempt):
@@ -136,7 +139,8 @@ class Incremental:
         }
         marks = {name: content.marks for name, content in contents.items()}
         self._last = _Last(attempt.name, attempt.step, attempt.attempt, marks)
-        return tuple(_told(entry, taken.get(entry.name), contents.get(entry.name)) for entry in entries)
+        told = tuple(_told(entry, taken.get(entry.name), contents.get(entry.name)) for entry in entries)
+        return told, sum(each.entry.nbytes for each in taken.values())
 
     def _replaces(self, attempt: Attempt) -> bool:
         """Whether the step is there already. If it cannot be told the save will fail, or the record was damaged."""

@@ -31,6 +31,7 @@ from ckptmgr.saving import Asset, Prepared
 from ckptmgr.step import JSON, StepInfo
 from ckptmgr.storage import open_folder
 from ckptmgr.sweep import Swept
+from ckptmgr.timing import Timing
 from ckptmgr.transfer import Progress, Verify
 
 __all__ = ["CheckpointManager", "VerifyReport"]
@@ -154,7 +155,8 @@ class CheckpointManager:
 
         ``after`` is a sequence of a step elsewhere that this one is newer than, if there is one.
         """
-        step = prepared.step
+        step, timing = prepared.step, prepared.timing or Timing()
+        timing.reached("begun")
         name = self._steps.name_of(step) or self.naming.format(step, prepared.metadata)
         if not prepared.overwrite:
             self._steps.refuse_foreign(step)
@@ -170,7 +172,8 @@ class CheckpointManager:
             )
 
         with attempt.undone_if_it_fails():
-            entries = self._incremental.write_step(attempt, prepared, progress=self.progress)
+            entries, timing.reused = self._incremental.write_step(attempt, prepared, progress=self.progress)
+            timing.reached("written")
             on_written()
             info = attempt.commit(self.naming, manifest, before_delete=lambda old: self._hints.replaced(name, old))
         if self.retention != KeepAll() or self._hints.follow(self.backend):  # otherwise there is nothing to remove or to write

@@ -21,10 +21,12 @@ from ckptmgr.checksum import crc32c
 from ckptmgr.errors import FormatVersionError
 from ckptmgr.fields import MAX_INT, Fields, plain_json
 from ckptmgr.step import JSON, StepInfo
+from ckptmgr.timing import SaveStats
 
 MANIFEST = "manifest.json"  # the name of the record
 TREE = "tree.json"
 ASSET = "asset"  # the mark of a file that is the user's own
+STATS = "stats"  # the field that tells how the save went
 FORMAT_VERSION = 1
 
 ATTEMPT = re.compile(r"[0-9a-f]{16}")
@@ -149,6 +151,7 @@ class Manifest:
             pins=pins,
             name=name,
             path=path,
+            stats=SaveStats.from_json(self.extra.get(STATS)),
         )
 
     def refers_to(self, attempt: str) -> bool:

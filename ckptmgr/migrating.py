@@ -6,8 +6,9 @@ absent; and to call again finishes whatever was interrupted. Nobody who dies tak
 
 import hashlib
 import os
+import queue
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
@@ -24,6 +25,7 @@ from ckptmgr.storage import open_folder
 from ckptmgr.transfer import Progress
 
 WORKERS = 4  # threads, if nothing else is said: each has up to 64 MiB of tensors in memory
+LOOK_S = 0.2  # between two looks at what threads have moved
 
 
 def migrate(
@@ -60,7 +62,8 @@ def migrate(
         verify: what of the written files is read back before a step is committed: ``"full"``, every byte; ``"fast"``, sizes.
         naming: of both runs.
         src_options, dst_options: for the storages.
-        progress: called with the bytes of the steps that are done, and of all.
+        progress: called in this thread with the bytes that are done, and of all steps that are to be made: while they move where
+            the threads are ours, else after each step.
 
     A step keeps its number, place in the order of saves, run, time, metrics, metadata, assets and pins; those of other tools
     come before all that were saved in the target, and what lies beside the weights in a folder becomes assets. A step that is
@@ -94,7 +97,7 @@ def migrate(
             asked.append(_asked(known, rules, places, run))
     with ExitStack() as stack:
         pool = executor or stack.enter_context(ThreadPoolExecutor(workers))
-        ends |= _gathered(pool, errand, asked, progress)
+        ends |= _gathered(pool, errand, asked, progress, is_here=executor is None)
     Hints(target).refresh()
     report = _report(*where, [*(each.step for each in failed), *(known.info.step for known in chosen)], ends)
     if report.failed:
@@ -157,27 +160,64 @@ def _asked(known: Known, rules: Rules, sequences: Mapping[int, int], run: str) -
     return Asked(step, facts[0], known.info.sequence, known.info.run, facts[1], attempt=known.manifest.attempt)
 
 
+class _Meter:
+    """The bytes of the steps asked for: of those that are done, and, where workers tell, of those under way."""
+
+    def __init__(self, asked: Sequence[Asked], progress: Progress | None) -> None:
+        self._sizes = {each.step: each.nbytes for each in asked}
+        self._moved = dict.fromkeys(self._sizes, 0)
+        self._progress = progress
+        self._told = -1
+
+    def of(self, step: int) -> Progress:
+        """For the worker that makes the step, in any thread."""
+
+        def moved(done: int, total: int) -> None:
+            self._moved[step] = self._sizes[step] * min(done, total) // max(total, 1)
+
+        return moved
+
+    def end(self, step: int) -> None:
+        """The step is done, which is told in the thread that calls this."""
+        self._moved[step], self._told = self._sizes[step], -1
+        self.tell()
+
+    def tell(self) -> None:
+        """Tells what is new, in the thread that calls this."""
+        done = sum(self._moved.values())
+        if self._progress is not None and done != self._told:
+            self._told = done
+            self._progress(done, sum(self._sizes.values()))
+
+
 def _gathered(
-    pool: Executor, errand: Errand, asked: Sequence[Asked], progress: Progress | None
+    pool: Executor, errand: Errand, asked: Sequence[Asked], progress: Progress | None, *, is_here: bool
 ) -> dict[int, Migrated | NotMigrated]:
-    """What became of each step, whatever became of the workers."""
+    """What became of each step, whatever became of the workers. If they are threads (``is_here``), they tell what they move."""
     ends: dict[int, Migrated | NotMigrated] = {}
     futures: dict[Future[Migrated | NotMigrated], Asked] = {}
-    done, total = 0, sum(each.nbytes for each in asked)
-    if progress is not None:
-        progress(done, total)
+    ended: queue.SimpleQueue[Future[Migrated | NotMigrated]] = queue.SimpleQueue()
+    meter = _Meter(asked, progress)
+    meter.tell()
     try:
         for each in asked:
             try:
-                futures[pool.submit(migrate_step, errand, each)] = each
+                future = pool.submit(migrate_step, errand, each, *([meter.of(each.step)] if is_here else []))
             except RuntimeError as error:  # the pool is broken, or shut down
                 ends[each.step] = _died(each, error)
-        for future in as_completed(futures):
-            each = futures[future]
+            else:
+                futures[future] = each
+                future.add_done_callback(ended.put)
+        left = len(futures)
+        while left:
+            try:
+                future = ended.get(timeout=LOOK_S if progress else None)
+            except queue.Empty:
+                meter.tell()
+                continue
+            each, left = futures[future], left - 1
             ends[each.step] = _end_of(future, each)
-            done += each.nbytes
-            if progress is not None:
-                progress(done, total)
+            meter.end(each.step)
     finally:
         for future in futures:
             future.cancel()  # of an interrupted call; those that are done stay so

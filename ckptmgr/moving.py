@@ -31,6 +31,7 @@ from ckptmgr.renaming import Rule
 from ckptmgr.saving import Prepared
 from ckptmgr.step import JSON, StepInfo
 from ckptmgr.storage import Answer, open_folder
+from ckptmgr.transfer import Progress
 
 MIGRATED = "migrated"  # the field of a manifest that says where a step was made from
 
@@ -102,10 +103,10 @@ def mark_of(manifest: Manifest | None) -> Mapping[str, JSON]:
     return mark if isinstance(mark, dict) else {}
 
 
-def migrate_step(errand: Errand, asked: Asked) -> Migrated | NotMigrated:
-    """Migrates one step, and tells what became of it. Raises nothing that an error can tell."""
+def migrate_step(errand: Errand, asked: Asked, progress: Progress | None = None) -> Migrated | NotMigrated:
+    """Migrates one step, and tells what became of it. Raises nothing that an error can tell. ``progress`` is called here."""
     try:
-        return _Move(errand, asked).made()
+        return _Move(errand, asked, progress).made()
     except Exception as error:  # noqa: BLE001 - it is told: who gathers may be another process, where not all errors get
         return NotMigrated(asked.step, type(error).__name__, str(error))
 
@@ -113,8 +114,8 @@ def migrate_step(errand: Errand, asked: Asked) -> Migrated | NotMigrated:
 class _Move:
     """One step on its way."""
 
-    def __init__(self, errand: Errand, asked: Asked) -> None:
-        self.errand, self.asked = errand, asked
+    def __init__(self, errand: Errand, asked: Asked, progress: Progress | None) -> None:
+        self.errand, self.asked, self.progress = errand, asked, progress
         self.source = Run(open_folder(errand.source, errand.source_options), errand.naming)
         self.target = Run(open_folder(errand.target, errand.target_options), errand.naming)
 
@@ -144,7 +145,8 @@ class _Move:
             text = f"step {self.asked.step} in {known.info.path!r} was overwritten meanwhile: migrate it again"
             raise StepNotFoundError(text, step=self.asked.step)
         if errand.rules.are_none(known.info.backend):
-            copied = copy_step(self.source, known, self.target, overwrite=errand.overwrite, verify=errand.verify)
+            options: dict[str, Any] = {"overwrite": errand.overwrite, "verify": errand.verify, "progress": self.progress}
+            copied = copy_step(self.source, known, self.target, **options)
             return Migrated(copied.info, "there" if copied.was_there else "copied")
         with self.source.open(known, "full") as opened:
             return self._converted(opened, known)
@@ -163,7 +165,7 @@ class _Move:
         lost: dict[str, str] = {}
 
         def write(attempt: Attempt) -> tuple[FileEntry, ...]:
-            files = adopting.copy_files(root, attempt.folder, known, content)
+            files = adopting.copy_files(root, attempt.folder, known, content, self.progress)
             return (*files, *self._beside(known, attempt, files, lost))
 
         return Migrated(self._committed(known, {}, known.backend.name, write), "copied", lost)
@@ -175,7 +177,7 @@ class _Move:
 
         def complete(prepared: Prepared) -> StepInfo:
             def write(attempt: Attempt) -> tuple[FileEntry, ...]:
-                files = saving.write_step(attempt.folder, prepared.plan, prepared.assets)
+                files = saving.write_step(attempt.folder, prepared.plan, prepared.assets, progress=self.progress)
                 return (*files, *self._beside(known, attempt, files, lost))
 
             done.append(self._committed(known, prepared.metadata, backend.name, write, prepared.metrics))

@@ -13,28 +13,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
 
 from ckptmgr.step import StepInfo
+from ckptmgr.timing import SaveStats, Timing
 
 logger = logging.getLogger(__name__)
 
 _PATIENCE_S = 0.1  # until it is looked again: a ring may be lost to an interrupt
-
-
-@dataclass(frozen=True, slots=True)
-class SaveStats:
-    """How a background save went, in seconds from the call of `save` on; None is what has not happened (yet).
-
-    ``blocked``: until the call returned. ``staged``: until the state was copied. ``written``: until its files were durable.
-    ``committed``: until the step was there, and retention had been applied. ``nbytes``: of the state's tensors.
-    """
-
-    nbytes: int = 0
-    blocked: float | None = None
-    staged: float | None = None
-    written: float | None = None
-    committed: float | None = None
 
 
 class Cancelled(CancelledError):
@@ -44,33 +29,35 @@ class Cancelled(CancelledError):
 class PendingSave:
     """What `BackgroundSaver.save` gives at once. Any thread may use it.
 
-    ``step`` is the step that is saved, ``nbytes`` the size of its tensors. ``skipped``: this is not saved, for the saver was
-    busy (``on_busy="skip"``).
+    ``step`` is the step that is saved. ``skipped``: this is not saved, for the saver was busy (``on_busy="skip"``).
     """
 
     def __init__(self, step: int, clock: Callable[[], float], started: float, tell: Callable[["PendingSave"], object]) -> None:
         self.step = step
         self.skipped = False
-        self.nbytes = 0
+        self.timing = Timing(clock, started)
         self.writer: threading.Thread | None = None
-        self._clock, self._started = clock, started
         self._tell = tell
         self._pid = os.getpid()
         self._begun = threading.Lock()  # held from when it is begun or cancelled
-        self._moments: dict[str, float] = {}
         self._end: StepInfo | BaseException | None = None
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._callbacks: deque[Callable[[PendingSave], object]] = deque()
 
     @property
+    def nbytes(self) -> int:
+        """Size of the state's tensors."""
+        return self.timing.nbytes
+
+    @property
     def staged(self) -> bool:
         """Whether the copy of the state is complete. It may be changed before that, too: as soon as `save` has returned."""
-        return "staged" in self._moments
+        return "staged" in self.timing.moments
 
     @property
     def stats(self) -> SaveStats:
         """Sizes and times so far."""
-        return SaveStats(self.nbytes, **self._moments)
+        return self.timing.stats
 
     def done(self) -> bool:
         """Whether it is committed, failed or cancelled."""
@@ -121,11 +108,6 @@ class PendingSave:
     def claim(self) -> bool:
         """Takes the right to begin it or to cancel it, which only the first who asks gets."""
         return self._begun.acquire(blocking=False)
-
-    def reached(self, moment: str) -> float:
-        """Notes that something has happened; gives the seconds since the call."""
-        seconds = self._moments[moment] = self._clock() - self._started
-        return seconds
 
     def end(self, end: StepInfo | BaseException) -> None:
         """Ends it, and calls who wants to know."""

@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import repeat
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,15 +15,18 @@ from ckptmgr.checksum import crc32c
 from ckptmgr.errors import shown
 from ckptmgr.fields import plain_json
 from ckptmgr.layout import Contents, Digests, Groups, Layout, Part, pack
-from ckptmgr.manifest import ASSET, TREE, FileEntry, Manifest, is_plain, this_writer
+from ckptmgr.manifest import ASSET, STATS, TREE, FileEntry, Manifest, is_plain, this_writer
 from ckptmgr.memory import MemorySource
 from ckptmgr.naming import checked_step
 from ckptmgr.source import TensorSource
 from ckptmgr.step import JSON
 from ckptmgr.storage import Folder, StagingStore, staging
+from ckptmgr.timing import Timing
 from ckptmgr.transfer import Progress, Stats, WrittenFile
 from ckptmgr.tree import Flat
 from ckptmgr.treefile import Table
+
+_nbytes = attrgetter("nbytes")
 
 ALIGN = 4096  # tensor data starts at page boundaries where the format can
 
@@ -52,7 +56,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """All that a save of a step writes, looked at and checked. The bytes of its arrays are still where they were."""
+    """All that a save of a step writes, looked at and checked. The bytes of its arrays are still where they were.
+
+    ``timing`` takes down how the save goes, for the manifest; None if that is not to tell.
+    """
 
     step: int
     plan: Plan
@@ -60,6 +67,7 @@ class Prepared:
     metadata: Mapping[str, JSON]
     assets: Mapping[str, bytes]
     overwrite: bool
+    timing: Timing | None = field(default=None, compare=False)
 
     def manifest(self, attempt: str, files: tuple[FileEntry, ...], *, sequence: int, run: str, backend: str) -> Manifest:
         """What is committed once these files are durable."""
@@ -75,6 +83,7 @@ class Prepared:
             metrics=self.metrics,
             metadata=self.metadata,
             writer=this_writer(),
+            extra={STATS: self.timing.stats.to_json()} if self.timing else {},
         )
 
 
@@ -96,11 +105,13 @@ def prepare(
     plan: Callable[[Flat], Plan],
 ) -> Prepared:
     """All that `CheckpointManager.save` checks before it claims the step; raises what that tells."""
+    timing = Timing()
     step, taken = checked_step(step), numbers(metrics)
     facts = plain_json(dict(metadata), "metadata")
     planned = plan(tree.flatten(state))
     files = asset_bytes(assets, taken={TREE, *(file.name for file in planned.layout.files)})
-    return Prepared(step, planned, taken, facts, files, overwrite)
+    timing.nbytes = sum(map(_nbytes, planned.flat.specs.values()))
+    return Prepared(step, planned, taken, facts, files, overwrite, timing)
 
 
 @garbage.later()

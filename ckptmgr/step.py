@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from ckptmgr.timing import SaveStats
+
 JSON = Any  # None, bool, int, float, str, list of JSON, dict of str to JSON
 
 
@@ -14,7 +16,8 @@ class StepInfo:
 
     ``nbytes`` counts all files of the step, also those that it shares with others; ``created`` is an aware UTC datetime, for
     humans and time-based retention only; ``path`` is where the files lie (a local path or a URL). Listings share it while
-    the step is as it was: do not change what is in ``metrics`` and ``metadata``.
+    the step is as it was: do not change what is in ``metrics`` and ``metadata``. ``stats`` is how its save went, as far as that
+    was known when it was committed; None if nothing is recorded, as of steps that were adopted or converted.
 
     ``is_foreign``: another tool wrote it into the run's folder, and it is no committed step. Then ``name`` is the stem of
     its files, ``path`` the place of that stem, and ``created`` when its files were last changed; attempt and run are empty, and
@@ -34,6 +37,7 @@ class StepInfo:
     name: str = ""
     path: str = ""
     is_foreign: bool = False
+    stats: SaveStats | None = None
 
     @property
     def order(self) -> tuple[int, int, str]:

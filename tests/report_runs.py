@@ -1,11 +1,12 @@
 """Runs to be reported: an ordinary one, and one whose writer means harm."""
 
+import itertools
 import math
 from pathlib import Path
 
 import numpy as np
 
-from ckptmgr import CheckpointManager, KeepEvery, KeepLast
+from ckptmgr import BackgroundSaver, CheckpointManager, KeepEvery, KeepLast
 
 HARM = "</script><script>window.harmed = 1</script><img src=x onerror='window.harmed = 2'>"
 STRANGE = "%{x}<b>&amp;\u202e損失 🙂 {{ 7 * 7 }} '\"` \x00\x1b[31m"
@@ -27,6 +28,20 @@ def ordinary(folder: Path, steps: int = 12) -> Path:
             manager.save(step, state, metrics=metrics, metadata={"git": "3f9a1c2", "config": {"layers": 4}})
             if step == 300:
                 manager.pin(step, "paper")
+    return folder
+
+
+def background(folder: Path, steps: int = 40) -> Path:
+    """A run of incremental saves in the background, by a clock of its own; the first one was in the foreground."""
+    rng = np.random.default_rng(0)
+    now = itertools.accumulate(rng.exponential(0.2, size=100 * steps))
+    state = {"base": {"w": np.zeros(1 << 17)}, "head": {"w": np.zeros(1 << 17)}}
+    with CheckpointManager(folder, incremental=True) as manager:
+        manager.save(0, state, metrics={"loss": 2.0})
+        with BackgroundSaver(manager, clock=lambda: float(next(now))) as saver:
+            for step in range(1, steps):
+                state["head"]["w"][:] = step
+                saver.save(100 * step, state, metrics={"loss": 2 / step})
     return folder
 
 

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FACE = "__init__"
 FLOORS = [
-    {"errors", "exiting", "garbage", "telling"},
+    {"errors", "exiting", "garbage", "telling", "timing"},
     {"box", "step", "folding"},
     {"spec", "naming", "retention", "checksum", "fields", "rng", "strings"},
     {"contenthash", "distance", "due"},

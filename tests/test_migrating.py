@@ -203,4 +203,5 @@ def test_progress_counts_the_bytes_of_steps(run: Path, tmp_path: Path) -> None:
 
     total = sum(info.nbytes for info in CheckpointManager(run).steps())
     assert (seen[0], seen[-1]) == ((0, total), (total, total))
-    assert len(seen) == 4
+    assert len(seen) >= 4  # after each step at least
+    assert seen == sorted(seen)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from report_runs import hostile, ordinary
+from report_runs import background, hostile, ordinary
 
 from ckptmgr import CheckpointManager, KeepLast
 from ckptmgr.report.contents import contents
@@ -117,6 +117,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "ordinary": (ordinary(folder / "ordinary"), {"retention": KeepLast(2), "read": 3, "compare": (300, 1200)}),
         "hostile": (hostile(folder / "hostile"), {"read": 2, "compare": (1, 2)}),
         "one": (ordinary(folder / "one", steps=1), {"read": 1}),
+        "background": (background(folder / "background"), {}),
         "empty": (folder / "empty", {}),
     }
     for name, (run, options) in made.items():
@@ -150,7 +151,7 @@ def show(browser: Any, pages: dict[str, Path]) -> Iterator[Any]:
     ("name", "width", "scheme"),
     [
         *(("ordinary", width, scheme) for width in (320, 768, 1440) for scheme in ("light", "dark")),
-        *((name, *view) for name in ("hostile", "one", "empty") for view in ((320, "dark"), (1440, "light"))),
+        *((name, *view) for name in ("hostile", "one", "empty", "background") for view in ((320, "dark"), (1440, "light"))),
     ],
 )
 def test_page_fits_is_legible_and_asks_nobody(show: Any, pages: dict[str, Path], name: str, width: int, scheme: str) -> None:
@@ -211,6 +212,19 @@ def test_the_theme_button_overrides_the_system_and_redraws_the_charts(show: Any)
     assert auto == light == again
     assert dark[0] != light[0]
     assert dark[1] != light[1]
+
+
+def test_the_bars_of_a_save_stand_on_each_other_in_three_colours(show: Any) -> None:
+    shown = show("background")
+    shown.draw()
+
+    bars = shown.page.locator("[data-figure=durations] .barlayer .trace")
+    colours = [bars.nth(index).locator("path").first.evaluate("bar => getComputedStyle(bar).fill") for index in range(3)]
+
+    assert bars.count() == 3
+    assert len({*colours}) == 3
+    assert "40 saves: the median took" in shown.page.locator("#time").inner_text()
+    assert "40 saves: the median took" in shown.page.locator("[data-figure=durations]").get_attribute("aria-label")
 
 
 def test_another_tensor_can_be_chosen(show: Any) -> None:

@@ -15,9 +15,9 @@ import pytest
 from report_runs import HARM, hostile, ordinary
 from typer.testing import CliRunner, Result
 
-from ckptmgr import CheckpointManager, KeepLast, MissingDependencyError
+from ckptmgr import CheckpointManager, KeepLast, MissingDependencyError, StepNotFoundError
 from ckptmgr.cli.app import app
-from ckptmgr.report import rendering
+from ckptmgr.report import rendering, write_report
 from ckptmgr.report.contents import contents
 from ckptmgr.report.rendering import render
 
@@ -214,6 +214,46 @@ def test_without_its_libraries_the_report_names_the_extra(tmp_path: Path, monkey
 
 def test_no_other_command_loads_them() -> None:
     script = "import sys, ckptmgr.cli.app; print(*{'jinja2', 'plotly'} & sys.modules.keys())"
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == []
+
+
+# ---- in Python
+
+
+def test_write_report_takes_a_manager_with_its_policy(tmp_path: Path) -> None:
+    ordinary(tmp_path / "run")
+
+    with CheckpointManager(tmp_path / "run", retention=KeepLast(2)) as manager:
+        facts = write_report(manager, tmp_path / "page.html").run
+
+    assert [step.info.step for step in facts.dropped] == [500, 900, 1000]
+    assert "Kept by: last 2" in Page((tmp_path / "page.html").read_text(encoding="utf-8")).text
+
+
+def test_write_report_takes_the_place_of_a_run(tmp_path: Path) -> None:
+    run = ordinary(tmp_path / "run", steps=3)
+
+    assert write_report(str(run), str(tmp_path / "page.html"), tensors=1).values is not None
+    assert write_report(run, tmp_path / "page.html").run.policy is None
+
+
+def test_write_report_of_nothing_leaves_the_old_page(tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    out.write_text("old")
+
+    with pytest.raises(FileNotFoundError, match="no run at"):
+        write_report(tmp_path / "typo", out)
+    with pytest.raises(StepNotFoundError):
+        write_report(ordinary(tmp_path / "run", steps=1), out, compare=(100, 7))
+
+    assert out.read_text() == "old"
+
+
+def test_importing_it_loads_neither_jinja_nor_plotly() -> None:
+    script = "import sys, ckptmgr.report; print(*{'jinja2', 'plotly'} & sys.modules.keys())"
 
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 

@@ -1,10 +1,33 @@
 """``ckptmgr ls``: the steps of a run."""
 
-from ckptmgr.cli.output import AsJSON, complain, emit_json, emit_table, metrics, origin, size, step_json, when
+from typing import Annotated
+
+import typer
+
+from ckptmgr.cli.output import (
+    AsJSON,
+    complain,
+    duration,
+    emit_json,
+    emit_table,
+    metrics,
+    origin,
+    rate,
+    size,
+    step_json,
+    when,
+)
 from ckptmgr.cli.target import DEFAULT_NAMING, RunURL, Template, run
+from ckptmgr.step import StepInfo
+from ckptmgr.timing import SaveStats
+
+Long = Annotated[
+    bool, typer.Option("--long", "-l", help="Also how long each save took, blocked training, and how fast it wrote.")
+]
+HOW = ("blocked", "took", "speed")
 
 
-def list_steps(url: RunURL, template: Template = DEFAULT_NAMING, as_json: AsJSON = False) -> None:
+def list_steps(url: RunURL, template: Template = DEFAULT_NAMING, is_long: Long = False, as_json: AsJSON = False) -> None:
     """List the steps of a run, oldest save first: the last one is the latest. Those of other tools are marked foreign."""
     with run(url, template) as manager:
         steps = manager.steps()
@@ -13,15 +36,11 @@ def list_steps(url: RunURL, template: Template = DEFAULT_NAMING, as_json: AsJSON
     elif not steps:
         complain(f"no committed step in {url!r} with a name like {template!r}")
     else:
-        rows = [
-            (
-                str(info.step),
-                when(info.created),
-                size(info.nbytes),
-                origin(info),
-                metrics(info.metrics),
-                " ".join(sorted(info.pins)),
-            )
-            for info in steps
-        ]
-        emit_table(("step", "saved", "size", "backend", "metrics", "pins"), rows, numbers=("step", "size"))
+        titles = ("step", "saved", "size", *(HOW if is_long else ()), "backend", "metrics", "pins")
+        emit_table(titles, [_row(info, is_long=is_long) for info in steps], numbers=("step", "size", *HOW))
+
+
+def _row(info: StepInfo, *, is_long: bool) -> tuple[str, ...]:
+    stats, pins = info.stats or SaveStats(), " ".join(sorted(info.pins))
+    how = (duration(stats.blocking), duration(stats.written), rate(info)) if is_long else ()
+    return (str(info.step), when(info.created), size(info.nbytes), *how, origin(info), metrics(info.metrics), pins)

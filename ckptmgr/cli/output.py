@@ -104,6 +104,23 @@ def metrics(values: Mapping[str, float]) -> str:
     return "  ".join(f"{name}={value:.6g}" for name, value in values.items())
 
 
+def duration(seconds: float | None) -> str:
+    """Seconds as a person reads them: ``"0.034 s"``, ``"12.5 s"``, ``"3:20 min"``; of what is not known a dash."""
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.3f} s" if seconds < 10 else f"{seconds:.1f} s"
+    whole = round(seconds)
+    minutes = f"{whole % 3600 // 60:02}:{whole % 60:02}"
+    return f"{whole // 3600}:{minutes} h" if whole >= 3600 else f"{minutes.removeprefix('0')} min"
+
+
+def rate(info: StepInfo) -> str:
+    """Bytes a second while the step was written, as its record tells; a dash if it does not."""
+    found = info.stats.throughput(info.nbytes) if info.stats else None
+    return "-" if found is None else f"{size(round(found))}/s"
+
+
 def origin(info: StepInfo) -> str:
     """The format of a step, and whether another tool wrote it."""
     return f"{info.backend} (foreign)" if info.is_foreign else info.backend
@@ -125,6 +142,7 @@ def step_json(info: StepInfo) -> dict[str, JSON]:
         "name": info.name,
         "path": info.path,
         "is_foreign": info.is_foreign,
+        "stats": info.stats and info.stats.to_json(),
     }
 
 

@@ -1,7 +1,5 @@
 """``ckptmgr report``: a run as one page for a browser."""
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +8,7 @@ import typer
 from ckptmgr.cli import policy
 from ckptmgr.cli.output import counted, emit, progress, size
 from ckptmgr.cli.target import DEFAULT_NAMING, RunURL, Template, run
-from ckptmgr.report.contents import contents
-from ckptmgr.report.rendering import render
+from ckptmgr.report import write_report
 
 Out = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The page; a file that is there is replaced.")]
 Read = Annotated[
@@ -44,15 +41,5 @@ def report(
     given = (last, every, interval, within, best, most)
     wanted = None if all(value in (None, []) for value in given) else policy.retention(*given)
     with run(url, template) as manager, progress("report") as shown:
-        found = contents(manager, url=url, retention=wanted, read=read, compare=compare, progress=shown)
-    page = render(found).encode("utf-8", "replace")
-    _write(output, page)
-    emit(f"{output}: {counted(len(found.run.steps), 'step')} of {url}, {size(len(page))}")
-
-
-def _write(path: Path, data: bytes) -> None:
-    """The whole page or the old one, with the permissions that any new file has."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".report-") as folder:
-        new = Path(folder) / path.name
-        new.write_bytes(data)
-        os.replace(new, path)
+        found = write_report(manager, output, retention=wanted, tensors=read, compare=compare, url=url, progress=shown)
+    emit(f"{output}: {counted(len(found.run.steps), 'step')} of {url}, {size(output.stat().st_size)}")

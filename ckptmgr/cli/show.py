@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ckptmgr import BackendNotFoundError, Checkpoint, MissingDependencyError, TensorSpec, backend, skeleton
-from ckptmgr.cli.output import AsJSON, counted, emit, emit_json, metrics, printable, size, step_json, when
+from ckptmgr.cli.output import AsJSON, counted, duration, emit, emit_json, metrics, printable, rate, size, step_json, when
 from ckptmgr.cli.target import DEFAULT_NAMING, StepNumber, TargetURL, Template, checkpoint
 from ckptmgr.step import JSON
 
@@ -94,6 +94,8 @@ def _facts(opened: Checkpoint) -> Iterator[tuple[str, str]]:
         yield "step", str(info.step)
         yield "saved", f"{when(info.created)}  by {'another tool (foreign)' if info.is_foreign else f'run {info.run}'}"
         yield "path", info.path
+        if info.stats:
+            yield "took", f"{duration(info.stats.written)}  blocked {duration(info.stats.blocking)}  wrote {rate(info)}"
         if info.pins:
             yield "pins", " ".join(sorted(info.pins))
     yield "backend", opened.backend

@@ -2,3 +2,7 @@
 
 The law: the page says what the records say, and where they say nothing it says so.
 """
+
+from ckptmgr.report.writing import write_report
+
+__all__ = ["write_report"]

@@ -11,6 +11,7 @@ from ckptmgr.report.facts import MetricFacts, RunFacts, StepFacts, facts
 from ckptmgr.report.figures import Figure
 from ckptmgr.report.shown import counted, number, seconds, size
 from ckptmgr.report.tensors import Comparison, Inventory, Values
+from ckptmgr.report.times import TimeFacts, times
 from ckptmgr.transfer import Progress
 
 MOST_METRICS = 12
@@ -25,6 +26,7 @@ class Contents:
     run: RunFacts
     made: datetime
     figures: tuple[Figure, ...]
+    times: TimeFacts | None = None
     inventory: Inventory | None = None
     values: Values | None = None
     comparison: Comparison | None = None
@@ -84,8 +86,9 @@ def contents(
     inventory, problems = _inventory(manager, run)
     values = tensors.values(manager, run, read, progress) if read and inventory else None
     comparison = tensors.comparison(manager, *compare, progress) if compare else None
-    made_of = (*drawn(run), *_tensor_figures(inventory, values))
-    return Contents(run, made or datetime.now(UTC), made_of, inventory, values, comparison, problems)
+    how = times(run)
+    made_of = (*drawn(run), *time_figures(how), *_tensor_figures(inventory, values))
+    return Contents(run, made or datetime.now(UTC), made_of, how, inventory, values, comparison, problems)
 
 
 def _inventory(manager: CheckpointManager, run: RunFacts) -> tuple[Inventory | None, tuple[str, ...]]:
@@ -113,7 +116,7 @@ def drawn(run: RunFacts) -> Iterator[Figure]:
     intervals = [step.interval_s for step in run.steps if step.interval_s is not None]
     if intervals:
         text = f"Time between a save and the one before it, {seconds(min(intervals))} to {seconds(max(intervals))}."
-        yield figures.over_steps("intervals", run.steps, [step.interval_s for step in run.steps], "seconds", text)
+        yield figures.intervals(run.steps, text)
 
 
 def metric_summary(found: MetricFacts) -> str:
@@ -123,6 +126,21 @@ def metric_summary(found: MetricFacts) -> str:
         return f"{text}; none is finite."
     low = f"lowest {number(found.value(found.lowest))} at step {found.lowest}"
     return f"{text}; {low}, highest {number(found.value(found.highest))} at step {found.highest}."
+
+
+def time_figures(found: TimeFacts | None) -> Iterator[Figure]:
+    """The figures of how saves went."""
+    if found is None:
+        return
+    took, blocked = seconds(found.usual_took), seconds(found.usual_blocked)
+    text = f"{counted(len(found.saves), 'save')}: the median took {took} and blocked training for {blocked}"
+    text = f"{text}; the longest took {seconds(found.slowest.took)}, at step {found.slowest.step.info.step}."
+    yield figures.durations(found, text)
+    known = [save for save in found.saves if save.rate is not None]
+    if known:
+        low, high = (size(round(pick(save.rate or 0 for save in known))) for pick in (min, max))
+        text = f"Bytes that were written a second, from the claim of the step until its files were durable: {low}/s to {high}/s."
+        yield figures.throughput(known, text)
 
 
 def _tensor_figures(inventory: Inventory | None, values: Values | None) -> Iterator[Figure]:

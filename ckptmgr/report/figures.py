@@ -11,7 +11,9 @@ from typing import Any
 
 from ckptmgr.report.facts import MetricFacts, RunFacts, StepFacts, even
 from ckptmgr.report.reading import BINS, Summary
+from ckptmgr.report.shown import seconds
 from ckptmgr.report.tensors import Inventory, TensorFacts
+from ckptmgr.report.times import SaveFacts, TimeFacts
 
 MOST_MARKS = 400  # marks of one kind in one figure
 MOST_BARS = 200
@@ -72,7 +74,7 @@ def metric(name: str, run: RunFacts, found: MetricFacts, summary: str) -> Figure
 def sizes(run: RunFacts, summary: str) -> Figure:
     """What each step takes: files of its own, and those that it shares with older ones."""
     steps = run.steps[-MOST_BARS:]
-    common = {"type": "bar", "x": [str(step.info.step) for step in steps], "hovertemplate": "step %{x}: %{y:.4s}B"}
+    common = {"type": "bar", "x": [label(str(step.info.step)) for step in steps], "hovertemplate": "step %{x}: %{y:.4s}B"}
     own = {**common, "y": [step.own_nbytes for step in steps], "name": "its own", "meta": {"role": "line"}}
     shared = {**common, "y": [step.info.nbytes - step.own_nbytes for step in steps], "name": "shared", "meta": {"role": "muted"}}
     layout = {**_axes("step", "bytes"), "barmode": "stack", "legend": _LEGEND}
@@ -95,14 +97,57 @@ def stored(run: RunFacts, summary: str) -> Figure:
     total = {**common, "y": [y for _, _, y in sums], "name": "all saves (estimate)", "meta": {"role": "muted"}}
     layout = {**_axes("time (UTC)", "bytes"), "legend": _LEGEND}
     layout["xaxis"] = {**layout["xaxis"], "type": "date", "nticks": 4, "tickangle": 0}
+    begun, ended = steps[0].info.created, steps[-1].info.created
+    if begun < ended:  # the last save is a step up, too, and not the edge
+        layout["xaxis"]["range"] = [begun.isoformat(), (ended + (ended - begun) / 25).isoformat()]
     data = [{**trace, "line": {"shape": "hv"}} for trace in ((total, now) if run.gone else ({**now, "showlegend": False},))]
     return Figure("stored", summary, tuple(data), layout)
 
 
-def over_steps(name: str, steps: Sequence[StepFacts], heights: Sequence[float | None], unit: str, summary: str) -> Figure:
-    """Any number that a step has, over steps."""
-    points = [(x, height) for step, height in zip(steps, heights, strict=True) if (x := _number(step.info.step)) is not None]
-    return Figure(name, summary, (_line(points),), _axes("step", unit))
+def intervals(steps: Sequence[StepFacts], summary: str) -> Figure:
+    """The time between saves, over steps."""
+    points = [(x, step.interval_s) for step in steps if (x := _number(step.info.step)) is not None]
+    unit, length = _unit([height for _, height in points if height is not None])
+    shown = [(x, None if height is None else height / length) for x, height in points]
+    line = {**_line(shown), "hovertext": [seconds(height) for _, height in points]}
+    return Figure(
+        "intervals", summary, ({**line, "hovertemplate": "step %{x}: %{hovertext}<extra></extra>"},), _axes("step", unit)
+    )
+
+
+def durations(found: TimeFacts, summary: str) -> Figure:
+    """What each save took: the part that blocked training, and what went on in the background after that."""
+    saves = found.saves[-MOST_BARS:]
+    unit, length = _unit([save.took for save in saves])
+    parts = [("training was blocked", "best", [save.blocked for save in saves])]
+    if found.is_background:
+        parts += [("waited in the background", "muted", [save.waited for save in saves])]
+        parts += [("written in the background", "line", [save.written for save in saves])]
+    data = [
+        {
+            "type": "bar",
+            "x": [label(str(save.step.info.step)) for save in saves],
+            "y": [height / length for height in heights],
+            "name": name,
+            "meta": {"role": role},
+            "hovertext": [seconds(height) for height in heights],
+            "hovertemplate": f"step %{{x}}: {name} %{{hovertext}}<extra></extra>",
+            "showlegend": True,
+        }
+        for name, role, heights in parts
+    ]
+    layout = {**_axes("step", unit), "barmode": "stack", "legend": _LEGEND}
+    layout["xaxis"] = {**layout["xaxis"], "type": "category", "nticks": 8}
+    return Figure("durations", summary, tuple(data), layout)
+
+
+def throughput(saves: Sequence[SaveFacts], summary: str) -> Figure:
+    """Bytes a second, over steps, while each was written."""
+    points = [(x, save.rate) for save in saves if (x := _number(save.step.info.step)) is not None]
+    line = {**_line(sorted(points)), "hovertemplate": "step %{x}: %{y:.4s}B/s<extra></extra>"}
+    layout = _axes("step", "bytes/s")
+    layout["yaxis"]["rangemode"] = "tozero"
+    return Figure("throughput", summary, (line,), layout)
 
 
 def treemap(found: Inventory, summary: str) -> Figure:
@@ -182,10 +227,17 @@ def _line(points: Sequence[tuple[int, float | None]]) -> dict[str, Any]:
 _LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"}
 
 
+def _unit(durations: Sequence[float]) -> tuple[str, float]:
+    """The unit that durations are shown in, and its length in seconds."""
+    most = max(map(abs, durations), default=0.0)
+    units = {"days": 86_400.0, "hours": 3600.0, "minutes": 60.0, "seconds": 1.0}
+    return next(((name, length) for name, length in units.items() if most >= 2 * length), ("milliseconds", 0.001))
+
+
 def _axes(x: str, y: str) -> dict[str, Any]:
-    sizes = {"tickformat": "~s", "ticksuffix": "B"} if y == "bytes" else {}
+    sizes = {"tickformat": "~s", "ticksuffix": y.replace("bytes", "B")} if y in ("bytes", "bytes/s") else {}
     xaxis = {"title": {"text": x}, "nticks": 6, "automargin": True}
-    yaxis = {"title": {"text": "" if y == "bytes" else y}, "nticks": 6, "automargin": True, "exponentformat": "e", **sizes}
+    yaxis = {"title": {"text": "" if sizes else y}, "nticks": 6, "automargin": True, "exponentformat": "e", **sizes}
     return {"xaxis": xaxis, "yaxis": yaxis}
 
 

@@ -25,19 +25,25 @@ def number(value: float | None, digits: int = 6) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """A duration: ``"340 ms"``, ``"12.5 s"``, ``"3 min 20 s"``, ``"5 h 2 min"``, ``"3 d 4 h"``."""
+    """A duration: ``"0.4 ms"``, ``"340 ms"``, ``"12.5 s"``, ``"3 min 20 s"``, ``"5 h 2 min"``, ``"3 d 4 h"``."""
     if value is None:
         return "–"
     if value < 0:
         return f"−{seconds(-value)}"
     if value < 60:
-        return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
+        digits = 1 if 0 < value < 0.01 else 0
+        return f"{value * 1000:.{digits}f} ms" if value < 0.9995 else f"{value:.1f} s"
     whole = round(value)
     for unit, inner, length, below in (("d", "h", 86400, 3600), ("h", "min", 3600, 60), ("min", "s", 60, 1)):
         if whole >= length:
             rest = whole % length // below
             return f"{whole // length:,} {unit}" + (f" {rest} {inner}" if rest else "")
     raise AssertionError(value)
+
+
+def percent(share: float) -> str:
+    """A share: ``"12 %"``, ``"0.3 %"``, ``"under 0.1 %"``."""
+    return "under 0.1 %" if 0 < share < 0.001 else f"{share * 100:.2g} %" if share < 0.995 else f"{share * 100:.0f} %"
 
 
 def when(moment: datetime) -> str:
@@ -61,4 +67,6 @@ def cut(value: Any) -> str:
     return text if len(text) <= _CUT else f"{text[:_CUT]}… ({len(text):,} characters)"
 
 
-FILTERS: Mapping[str, Callable[..., str]] = {made.__name__: made for made in (size, number, seconds, when, counted, shape, cut)}
+FILTERS: Mapping[str, Callable[..., str]] = {
+    made.__name__: made for made in (size, number, seconds, percent, when, counted, shape, cut)
+}
