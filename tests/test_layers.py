@@ -27,7 +27,7 @@ FLOORS = [
     {"restoring", "treesource", "planner", "streaming", "structure", "views", "convertreport", "migratereport", "transforms"},
     {"checkpoint"},
     {"foreign"},
-    {"finding", "filecopy"},
+    {"finding", "filecopy", "foreigncopy"},
     {"hints", "incremental", "materializing", "resuming"},
     {"adopting", "copying"},
     {"manager", "files", "swapping"},
