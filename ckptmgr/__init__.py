@@ -29,6 +29,7 @@ from ckptmgr.errors import (
     UnsupportedLeafError,
     UnsupportedTensorError,
 )
+from ckptmgr.exporting import export
 from ckptmgr.files import load, open_checkpoint, save
 from ckptmgr.finding import Skipped
 from ckptmgr.group import Group, Solo
@@ -116,6 +117,7 @@ __all__ = [
     "VerifyReport",
     "convert",
     "copy",
+    "export",
     "load",
     "migrate",
     "open_checkpoint",
