@@ -6,12 +6,12 @@ from typing import Any
 import keras_models
 import numpy as np
 import pytest
-from frameworks import Lazy, keras, tf, torch
+from frameworks import Lazy, keras, tf, torch, transformers
 
-from ckptmgr import CheckpointManager, export
+from ckptmgr import CheckpointManager, convert, export
 from ckptmgr.integrations.keras import CheckpointCallback, save_model
 
-transformers = Lazy("transformers")
+safetensors_torch = Lazy("safetensors.torch")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the tools themselves
 
 
@@ -64,7 +64,7 @@ def test_safetensors_loads_a_model_with_tied_weights(tmp_path: Path) -> None:
 
     export(tmp_path / "run", tmp_path / "hf", to="hf")
 
-    missing, unexpected = Lazy("safetensors.torch").load_model(module, tmp_path / "hf" / "model.safetensors")
+    missing, unexpected = safetensors_torch.load_model(module, tmp_path / "hf" / "model.safetensors")
     assert (missing, unexpected) == (set(), [])
     assert_equal(module.state_dict(), before)
 
@@ -132,7 +132,7 @@ def test_an_object_graph_comes_along(tmp_path: Path) -> None:
     source.layer.w = tf.Variable(tf.ones(3))
     source.save(str(tmp_path / "theirs" / "ckpt"))
     with CheckpointManager(tmp_path / "run") as manager:
-        from_theirs = Lazy("ckptmgr").convert(str(tmp_path / "theirs" / "ckpt-1"), manager, step=4)
+        from_theirs = convert(str(tmp_path / "theirs" / "ckpt-1"), manager, step=4)
     assert from_theirs.lost == {}
 
     export(tmp_path / "run", tmp_path / "tf", to="tf")
@@ -185,7 +185,7 @@ def test_a_file_of_keras_stays_one(tmp_path: Path) -> None:
     model = keras_models.tutorial(keras)
     model.save(tmp_path / "a.keras")
     with CheckpointManager(tmp_path / "run") as manager:
-        Lazy("ckptmgr").convert(tmp_path / "a.keras", manager, step=1)
+        convert(tmp_path / "a.keras", manager, step=1)
 
     export(tmp_path / "run", tmp_path / "b.keras", to="keras")
 
