@@ -31,6 +31,7 @@ from ckptmgr.errors import (
     UnsupportedLeafError,
     UnsupportedTensorError,
 )
+from ckptmgr.exporting import export
 from ckptmgr.files import load, open_checkpoint, save
 from ckptmgr.finding import Skipped
 from ckptmgr.group import Group, Solo
@@ -123,6 +124,7 @@ __all__ = [
     "convert",
     "copy",
     "diff",
+    "export",
     "load",
     "migrate",
     "open_checkpoint",

@@ -72,9 +72,9 @@ def for_file(bags: Baggage, left_out: Callable[[Baggage], tuple[frozenset[str], 
     rest = Baggage(blobs={name: bags.blobs[name] for name in names}, metrics=bags.metrics, assets=bags.assets)
     metadata = {key: value for key, value in bags.metadata.items() if key not in keys}
     blobs = {name: blob for name, blob in bags.blobs.items() if name not in names}
-    account = Account(held=_listed(Baggage(metadata, blobs)))
-    account.lost |= dict.fromkeys(_listed(Baggage({key: bags.metadata[key] for key in keys})), "the format has no place for it")
-    if not (titles := _listed(rest)):
+    account = Account(held=listed(Baggage(metadata, blobs)))
+    account.lost |= dict.fromkeys(listed(Baggage({key: bags.metadata[key] for key in keys})), "the format has no place for it")
+    if not (titles := listed(rest)):
         return Baggage(metadata, blobs), account
     if sum(map(len, (*rest.blobs.values(), *rest.assets.values()))) * 4 // 3 > MOST_NBYTES:
         account.lost |= dict.fromkeys(titles, f"more than the {MOST_NBYTES >> 20} MiB that a file's metadata should hold")
@@ -94,7 +94,7 @@ def for_step(bags: Baggage, left_out: Callable[[Baggage], tuple[frozenset[str], 
     # Blobs that the format holds are there for its own tools; that is no place where a step looks for them.
     rest = Baggage(large, bags.blobs)
     held = Baggage(small, {name: blob for name, blob in bags.blobs.items() if name not in names}, bags.metrics, bags.assets)
-    account = Account(held=_listed(held), carried=_listed(Baggage(large, {name: bags.blobs[name] for name in names})))
+    account = Account(held=listed(held), carried=listed(Baggage(large, {name: bags.blobs[name] for name in names})))
     if large or bags.blobs:
         assets = {**bags.assets, ASSET: json.dumps(_packed(rest), separators=(",", ":")).encode()}
         return Baggage(small, held.blobs, bags.metrics, assets), account
@@ -119,7 +119,7 @@ def _blobs(checkpoint: Checkpoint) -> tuple[dict[str, bytes], dict[str, str]]:
     return found, lost
 
 
-def _listed(bags: Baggage) -> list[str]:
+def listed(bags: Baggage) -> list[str]:
     """What there is, for people."""
     kinds = {"metadata": bags.metadata, "blob": bags.blobs, "metric": bags.metrics, "asset": bags.assets}
     return [f"{kind} {name!r}" for kind, held in kinds.items() for name in held]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ckptmgr import backend as backends
 from ckptmgr import carrying, comparing, saving
@@ -22,7 +22,7 @@ from ckptmgr.comparing import Sums
 from ckptmgr.convertreport import STRING, ConvertedTensor, ConvertReport
 from ckptmgr.errors import CorruptCheckpointError, UnsupportedTensorError, shown
 from ckptmgr.files import open_checkpoint, target
-from ckptmgr.layout import Contents, Digests, Layout, Part, pack
+from ckptmgr.layout import Contents, Digests, FileLayout, Layout, Part, pack
 from ckptmgr.manager import STEM, CheckpointManager
 from ckptmgr.rulesets import RECORD, Given, Rules
 from ckptmgr.saving import ALIGN, Plan, Prepared
@@ -96,7 +96,7 @@ def convert(
             opened = stack.enter_context(open_checkpoint(opened, backend=backend, storage_options=source_options))
         stack.enter_context(opened.explained())
         place = _place(dst, to, step, storage_options, progress, max_file_nbytes)
-        job = _Job(opened, place, _rules(rename, select, cast))
+        job = Job(opened, place, rules_of(rename, select, cast))
         return job.run(overwrite=overwrite, max_file_nbytes=max_file_nbytes, budget=budget, progress=progress)
 
 
@@ -114,27 +114,33 @@ def convert_step(
     max_file_nbytes: int | None = None,
 ) -> ConvertReport:
     """Converts an opened checkpoint into a step of the run at ``root``, which ``complete`` writes. Raises as `convert`."""
-    job = _Job(opened, _Place(to, root, STEM, step, complete), _rules(rename, select, cast))
+    job = Job(opened, Place(to, root, STEM, step, complete), rules_of(rename, select, cast))
     return job.run(overwrite=overwrite, max_file_nbytes=max_file_nbytes, budget=BUDGET_NBYTES, progress=None)
 
 
-def _rules(rename: "Given | Sequence[Given]", select: Sequence[str] | str | None, cast: Mapping[str, str] | None) -> Rules:
+def rules_of(rename: "Given | Sequence[Given]", select: Sequence[str] | str | None, cast: Mapping[str, str] | None) -> Rules:
+    """The rules of a conversion as one. Raises as `Rules.of`."""
     globs = None if select is None else tuple([select] if isinstance(select, str) else select)
     return Rules.of(rename).joined(Rules((), globs, cast))
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where files go: ``stem`` in ``folder``, or a step of the run there, which ``complete`` writes."""
+class Place:
+    """Where files go: ``stem`` in ``folder``, or a step of the run there, which ``complete`` writes.
+
+    ``beside`` are small files that appear with those of the format, before the one to open.
+    """
 
     backend: Backend
     folder: Folder
     stem: str
     step: int | None = None
     complete: Callable[[Prepared], StepInfo] | None = None
+    beside: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def location(self) -> str:
+        """The place, for people."""
         return self.folder.location() if self.step is not None else self.folder.location(self.stem)
 
 
@@ -145,18 +151,18 @@ def _place(
     options: Mapping[str, Any] | None,
     progress: Progress | None,
     max_file_nbytes: int | None,
-) -> _Place:
+) -> Place:
     if isinstance(dst, CheckpointManager):
         if step is None or to is not None:
             raise ValueError("into a manager's run: say step=, and leave out to=, for the manager has a format")
-        return _Place(dst.backend, dst.folder, STEM, step, dst.complete)
+        return Place(dst.backend, dst.folder, STEM, step, dst.complete)
     if step is None:
         chosen = _chosen(os.fspath(dst), to)
-        return _Place(chosen, *target(dst, chosen, options))
+        return Place(chosen, *target(dst, chosen, options))
     if max_file_nbytes is not None and max_file_nbytes <= 0:
         raise ValueError(f"max_file_nbytes must be a positive number of bytes, not {max_file_nbytes!r}")
     manager = CheckpointManager(dst, backend=to or "safetensors", storage_options=options, progress=progress)
-    return _Place(manager.backend, manager.folder, STEM, step, manager.complete)
+    return Place(manager.backend, manager.folder, STEM, step, manager.complete)
 
 
 def _chosen(dst: str, to: str | Backend | None) -> Backend:
@@ -181,25 +187,43 @@ def _formed(backend: Backend, dst: str) -> Backend:
     return backend.for_file(dst) if isinstance(backend, Formed) else backend
 
 
+class Taken(NamedTuple):
+    """What is converted: the tensors in their tree, what there is beside them, and why some of that cannot be read."""
+
+    stages: Stages
+    bags: Baggage
+    unread: Mapping[str, str]
+
+
+def taken(opened: Checkpoint, rules: Rules) -> Taken:
+    """Everything, after the rules, which are recorded."""
+    bags, unread = carrying.baggage(opened)
+    stages = staged(opened.source, opened.skeleton, rules.rules, rules.select)
+    if stages.record is not None:
+        bags = replace(bags, metadata={**bags.metadata, RECORD: stages.record})
+    return Taken(stages, bags, unread)
+
+
 @dataclass
-class _Job:
-    """One conversion, from decisions to the report."""
+class Job:
+    """One conversion, from decisions to the report. ``take`` decides what is converted."""
 
     opened: Checkpoint
-    place: _Place
+    place: Place
     rules: Rules
+    take: Callable[[Checkpoint, Rules], Taken] = taken
     sums: dict[str, Sums] = field(default_factory=dict)
 
     def run(self, *, overwrite: bool, max_file_nbytes: int | None, budget: int, progress: Progress | None) -> ConvertReport:
+        """Converts. Raises as `convert`."""
         started = time.perf_counter()
-        bags, unread = carrying.baggage(self.opened)
-        stages = staged(self.opened.source, self.opened.skeleton, self.rules.rules, self.rules.select)
-        if stages.record is not None:
-            bags = replace(bags, metadata={**bags.metadata, RECORD: stages.record})
+        stages, bags, unread = self.take(self.opened, self.rules)
         shape, source = stages.shape, self._view(stages)
         contents, bags, account = self._contents(shape, source, bags, max_file_nbytes)
         account.lost.update(unread)
         layout = self.place.backend.layout(contents, stem=self.place.stem, align=ALIGN)
+        beside = [FileLayout(name, (data,)) for name, data in self.place.beside.items()]
+        layout = replace(layout, files=(*beside, *layout.files))
         if isinstance(self.opened.source, Summed):
             layout = replace(layout, digests=layout.digests | {"crc32"})
         self._check_place(layout, source, overwrite=overwrite)

@@ -127,6 +127,10 @@ class Run:
         others = foreign.find(self.folder, self.naming, files, folders=folders, own=self.backend, taken=taken, below=oldest)
         return Steps(committed, others, unreadable, files)
 
+    def committed(self) -> list[Committed]:
+        """The committed steps alone, oldest first: what other tools wrote is not looked at."""
+        return self._committed(snapshot(self.folder, self.naming)[0])
+
     def name_of(self, step: int) -> str | None:
         """The folder that holds the step already, where its name does not follow from the step alone; None otherwise.
 

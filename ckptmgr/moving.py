@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ckptmgr import adopting, commit, foreign, saving, transfer
 from ckptmgr import backend as backends
+from ckptmgr import commit, foreign, foreigncopy, saving, transfer
 from ckptmgr.checkpoint import Checkpoint, open_files
 from ckptmgr.commit import Attempt
 from ckptmgr.converting import convert_step
@@ -161,11 +161,11 @@ class _Move:
         if known.is_whole:
             text = f"step {known.info.step}, {known.info.path!r}, is a folder of {known.backend.name!r}, which is no set of files"
             raise UnsafeCheckpointError(f"{text}: say to=, and it is converted", step=known.info.step)
-        content = adopting.content_of(root, known)
+        content = foreigncopy.content_of(root, known)
         lost: dict[str, str] = {}
 
         def write(attempt: Attempt) -> tuple[FileEntry, ...]:
-            files = adopting.copy_files(root, attempt.folder, known, content, self.progress)
+            files = foreigncopy.copy_files(root, attempt.folder, known, content, self.progress)
             return (*files, *self._beside(known, attempt, files, lost))
 
         return Migrated(self._committed(known, {}, known.backend.name, write), "copied", lost)
@@ -206,7 +206,7 @@ class _Move:
         taken = {entry.name for entry in files} | {TREE}
         lost |= {f"file {name!r}": _TAKEN for name in known.beside if name in taken}
         left = known._replace(beside={name: head for name, head in known.beside.items() if name not in taken})
-        return adopting.copy_beside(self.source.folder, attempt.folder, left)
+        return foreigncopy.copy_beside(self.source.folder, attempt.folder, left)
 
     def _committed(
         self,

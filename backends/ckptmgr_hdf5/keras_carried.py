@@ -25,7 +25,8 @@ class Carried:
     """See the module. ``stored`` has by name the path of each tensor in the file that it was in, in order.
 
     ``texts`` are the configs by their keys in the metadata. ``layer_names`` are those of the legacy layout; None if the file
-    was of Keras 3's. ``kind`` is "" if there was no file.
+    was of Keras 3's. ``kind`` is "" if there was no file, and
+    "step" if names are not those of the config's layers, but those of Keras 3's groups.
     """
 
     kind: str

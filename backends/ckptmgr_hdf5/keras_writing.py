@@ -142,7 +142,9 @@ def _match(job: _Job, carried: Carried, template: TensorSource | None) -> None:
 
 
 def _config(carried: Carried) -> dict[str, JSON]:
-    """The model's config; empty if there is none, or none that can be read, which then nothing is compared with."""
+    """The model's config; empty if there is none, none that can be read or one by other names: then nothing is compared."""
+    if carried.kind == "step":
+        return {}
     try:
         return carried.config
     except (Underivable, ValueError):

@@ -88,12 +88,13 @@ class TFBundleBackend:
         """The ``checkpoint`` file, with relative paths: `tf.train.latest_checkpoint` finds the last of the steps.
 
         Besides it names the steps that TensorFlow itself wrote, in their order, and no other: TensorFlow's own manager takes
-        over what is listed there, and deletes what it need not keep.
+        over what is listed there with a time, and deletes what it need not keep. Times are there only if all steps are its own.
         """
         if not steps:
             return {}
         theirs = tuple(stem for stem, info in steps if info.is_foreign)
-        return {locate.STATE: statefile.format(statefile.State(steps[-1][0], theirs))}
+        times = tuple(info.created.timestamp() for _, info in steps) if len(theirs) == len(steps) else ()
+        return {locate.STATE: statefile.format(statefile.State(steps[-1][0], theirs, times))}
 
     def run_order(self, folder: Folder) -> Sequence[str]:
         """The prefixes that the ``checkpoint`` file names, the latest last; none if it cannot be read."""

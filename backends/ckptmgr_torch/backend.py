@@ -4,6 +4,7 @@ Source: torch/serialization.py, torch 2.13.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from ckptmgr.backend import Contents, Folder, Layout, TensorSource, zipreading
@@ -20,6 +21,7 @@ _RECORDS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
 class TorchBackend:
     """The format ``torch``: ``.pt`` and ``.pth`` files, zip archives with a pickle and the raw bytes of every storage.
 
@@ -27,13 +29,28 @@ class TorchBackend:
     our own that can only make tensors and plain values. Lists, tuples, numbers and texts come back as they were; sets as
     lists, devices and dtypes as texts. What is written is the state as dicts, lists, tuples and tensors, for
     ``torch.load(path, weights_only=True, mmap=True)``. `Contents.blobs` have no place in it.
+
+    ``ending`` is that of new files: ``".pt"``, ``".pth"``, or ``".bin"`` as Hugging Face's ``pytorch_model.bin``.
+
+    Raises:
+        ValueError: another ending.
     """
 
     name: ClassVar[str] = "torch"
-    suffix: ClassVar[str] = filesets.SUFFIX
+
+    ending: str = filesets.SUFFIX
+
+    def __post_init__(self) -> None:
+        if self.ending not in filesets.SUFFIXES:
+            raise ValueError(f"ending must be one of {', '.join(filesets.SUFFIXES)}, not {self.ending!r}")
+
+    @property
+    def suffix(self) -> str:
+        """What the names of single files end in."""
+        return self.ending
 
     def layout(self, contents: Contents, *, stem: str, align: int) -> Layout:
-        """``<stem>.pt``; or ``<stem>-00001-of-0000N.pt`` and so on, each a dict of tensors by name, with an index last.
+        """``<stem>.pt``; or ``<stem>-00001-of-0000N.pt`` and so on, each a dict of tensors by name, and ``<stem>.pt.index.json``.
 
         Tensors lie in the order of the tree at multiples of 64 bytes, those of 64 KiB and more at multiples of ``align``.
 
@@ -41,7 +58,12 @@ class TorchBackend:
             UnsupportedTensorError: a dtype that torch does not have, or a slice of a tensor.
             ValueError: metadata that is no JSON, or a tensor that is given twice.
         """
-        return writing.layout(contents, stem=stem, align=align)
+        return writing.layout(contents, stem=stem, suffix=self.ending, align=align)
+
+    def for_file(self, name: str) -> "TorchBackend":
+        """For names that end in ``.pth``, and for ``.bin`` of Hugging Face's, the form that ends so; itself for all others."""
+        ending = filesets.ending_of(name.rpartition("/")[2])
+        return self if ending is None else TorchBackend(ending)
 
     def recognizes(self, path: str, head: bytes, siblings: Collection[str]) -> bool:
         """By the records of an archive, or by its name; as a file from before torch 1.6; a folder by the names in it."""
@@ -55,7 +77,7 @@ class TorchBackend:
         return name.endswith(_RECORDS) or path.endswith((".pt", ".pth"))
 
     def file_sets(self, names: Collection[str]) -> Mapping[str, Sequence[str]]:
-        """``<stem>.pt`` or ``<stem>.pth``, or the files of a set and ``<stem>.pt.index.json``."""
+        """``<stem>.pt`` or ``<stem>.pth``, or the files of a set and ``<stem>.pt.index.json``; ``.bin`` of its weights."""
         return filesets.file_sets(names)
 
     def open(self, folder: Folder, path: str) -> TensorSource:

@@ -1,5 +1,7 @@
 """Names of files: one ``<stem>.pt``, or several with an index that tells which tensor is in which, as Hugging Face has them.
 
+Its own end in ``.bin``, which says nothing by itself: of those that it calls weights alone.
+
 Source: the index files of huggingface_hub (``weight_map`` and ``metadata``).
 """
 
@@ -11,18 +13,24 @@ from ckptmgr_torch import carriage
 from ckptmgr_torch.origin import Origin
 
 SUFFIX = ".pt"
-INDEX = ".pt.index.json"
+SUFFIXES = (SUFFIX, ".pth", ".bin")
 MAX_INDEX_NBYTES = 256 << 20
-_SUFFIXES = (".pt", ".pth")
-_INDEXES = (INDEX, ".bin.index.json", ".pth.index.json")
-_SHARD = re.compile(r"(.*)-(\d{5,})-of-(\d{5,})\.pt", re.DOTALL)
+_INDEX = ".index.json"
+_INDEXES = tuple(suffix + _INDEX for suffix in SUFFIXES)
+_WEIGHTS = ("pytorch_model", "adapter_model", "diffusion_pytorch_model")
+_SHARD = re.compile(r"(.*)-\d{5,}-of-\d{5,}(\.pth?|\.bin)", re.DOTALL)
 # What Hugging Face's and others' trainers keep beside the weights: no checkpoints of a model by themselves.
 _BESIDE = re.compile(r"(optimizer|scheduler|scaler|rng_state.*|training_args)\.(pt|pth|bin)")
 
 
-def shard(stem: str, number: int, total: int) -> str:
+def shard(stem: str, number: int, total: int, suffix: str) -> str:
     """The name of one file of several."""
-    return f"{stem}-{number:05d}-of-{total:05d}{SUFFIX}"
+    return f"{stem}-{number:05d}-of-{total:05d}{suffix}"
+
+
+def index(stem: str, suffix: str) -> str:
+    """The name of the index of several files."""
+    return stem + suffix + _INDEX
 
 
 def is_index(name: str) -> bool:
@@ -33,16 +41,34 @@ def is_index(name: str) -> bool:
 def file_sets(names: Collection[str]) -> dict[str, list[str]]:
     """The checkpoints among these names by stem, of each the file to open last."""
     found: dict[str, list[str]] = {}
-    shards: dict[str, list[str]] = {}
+    shards: dict[tuple[str, str], list[str]] = {}
     for name in sorted(names):
-        if match := _SHARD.fullmatch(name):
-            shards.setdefault(match[1], []).append(name)
-        elif name.endswith(_SUFFIXES) and (stem := name[: name.rindex(".")]):
-            found.setdefault(stem, [name])
-    for name in names:
-        if name.endswith(INDEX) and (stem := name.removesuffix(INDEX)):
-            shards.setdefault(stem, [])
-    return {**found, **{stem: [*files, stem + INDEX] for stem, files in shards.items()}}
+        if (match := _SHARD.fullmatch(name)) and _is_told(match[1], match[2]):
+            shards.setdefault((match[1], match[2]), []).append(name)
+        elif single := _split(name, SUFFIXES):
+            found.setdefault(single[0], [name])
+        elif several := _split(name, _INDEXES):
+            shards.setdefault((several[0], several[1].removesuffix(_INDEX)), [])
+    return {**found, **{stem: [*files, index(stem, suffix)] for (stem, suffix), files in shards.items()}}
+
+
+def ending_of(name: str) -> str | None:
+    """The ending of a single file's name; None if it is none of torch's by its name."""
+    found = _split(name, SUFFIXES)
+    return None if found is None else found[1]
+
+
+def _split(name: str, endings: Collection[str]) -> tuple[str, str] | None:
+    """Stem and ending of a checkpoint's file, told by its name; None if it is none."""
+    for ending in endings:
+        stem = name.removesuffix(ending)
+        if stem not in ("", name) and _is_told(stem, ending):
+            return stem, ending
+    return None
+
+
+def _is_told(stem: str, ending: str) -> bool:
+    return not ending.startswith(".bin") or stem in _WEIGHTS
 
 
 def is_checkpoint(names: Collection[str]) -> bool:
@@ -57,7 +83,7 @@ def mains(names: Collection[str]) -> list[str]:
     """The files to open among these names: indexes, or else single files."""
     if indexes := sorted(name for name in names if is_index(name)):
         return indexes
-    return sorted(name for name in names if name.endswith(_SUFFIXES) and not _BESIDE.fullmatch(name))
+    return sorted(name for name in names if _split(name, SUFFIXES) and not _BESIDE.fullmatch(name))
 
 
 def parse_index(raw: bytes, origin: Origin) -> tuple[dict[str, str], Mapping[str, Any]]:

@@ -20,23 +20,23 @@ _ALIGN = 64  # of records, as torch has it
 _LARGE_NBYTES = 64 * 1024  # records of this size and more start where the caller wants them
 
 
-def layout(contents: Contents, *, stem: str, align: int) -> Layout:
+def layout(contents: Contents, *, stem: str, suffix: str, align: int) -> Layout:
     """See `TorchBackend.layout`."""
     parts = [part for file in contents.files for part in file]
     _check(parts)
     if len(contents.files) <= 1:
-        file = _file(f"{stem}{filesets.SUFFIX}", parts, _state(contents, _refs(parts)), _carried(contents), align)
+        file = _file(stem + suffix, parts, _state(contents, _refs(parts)), _carried(contents), align)
         return Layout((file,), zipwriting.DIGESTS)
     files, weights = [], {}
     for number, held in enumerate(contents.files, 1):
-        name = filesets.shard(stem, number, len(contents.files))
+        name = filesets.shard(stem, number, len(contents.files), suffix)
         files.append(_file(name, held, dict(_refs(held)), None, align))
         weights.update({part.name: name for part in held})
     paths = {name: contents.path(name) for name in (*contents.names, *contents.aliases)}
     text = carriage.encode(Carriage(contents.metadata, contents.aliases, {}, paths)).decode()
     metadata = {"total_size": sum(part.spec.nbytes for part in parts), SKELETON: text}
     index = json.dumps({"metadata": metadata, "weight_map": weights}, indent=1).encode()
-    return Layout((*files, FileLayout(stem + filesets.INDEX, (index,))), zipwriting.DIGESTS)
+    return Layout((*files, FileLayout(filesets.index(stem, suffix), (index,))), zipwriting.DIGESTS)
 
 
 def _check(parts: Sequence[Part]) -> None:

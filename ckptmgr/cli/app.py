@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ckptmgr.cli import convert, copying, demo, diff, listing, migration, report, retain, show, verify
+from ckptmgr.cli import adopt, convert, copying, demo, diff, export, listing, migration, report, retain, show, verify
 from ckptmgr.cli.output import complain, emit
 from ckptmgr.errors import CheckpointError, MissingDependencyError
 
@@ -50,6 +50,8 @@ app.command("verify")(verify.verify)
 app.command("cp")(copying.copy)
 app.command("convert")(convert.convert_checkpoint)
 app.command("diff")(diff.show_differences)
+app.command("export")(export.export_step)
+app.command("adopt")(adopt.adopt_steps)
 app.command("migrate")(migration.migrate_run)
 app.command("report")(report.report)
 app.command("gc")(retain.collect)

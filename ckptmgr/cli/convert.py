@@ -75,7 +75,7 @@ def convert_checkpoint(
     if as_json:
         emit_json(report.to_json())
     else:
-        _emit(report)
+        emit_report(report)
 
 
 def _run(url: str, to: str | None, template: str, shown: Report | None) -> CheckpointManager:
@@ -90,7 +90,8 @@ def pair(option: str, text: str) -> tuple[str, str]:
     return old, new
 
 
-def _emit(report: ConvertReport) -> None:
+def emit_report(report: ConvertReport) -> None:
+    """What a conversion did, for people."""
     for line in str(report).splitlines():
         emit(line)
     seconds = report.stats.seconds

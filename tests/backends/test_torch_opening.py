@@ -94,6 +94,28 @@ def test_a_set_has_an_index_as_hugging_face_has_it_and_opens_by_it(tmp_path: Pat
     assert all(same(found["m"][name], array) for name, array in arrays.items())
 
 
+@pytest.mark.parametrize("most", [None, 100])
+@pytest.mark.parametrize("ending", [".bin", ".pth"])
+def test_files_of_other_endings_are_written_and_found_in_a_folder(tmp_path: Path, ending: str, most: int | None) -> None:
+    arrays = {name: sample("float32", (4, 4), seed=seed) for seed, name in enumerate("abc")}
+    backend = TorchBackend().for_file(f"pytorch_model{ending}")
+
+    paths = ckptmgr.save(tmp_path / f"pytorch_model{ending}", arrays, backend=backend, max_file_nbytes=most)
+
+    shards = [f"pytorch_model-0000{n}-of-00003{ending}" for n in (1, 2, 3)]
+    names = [*shards, f"pytorch_model{ending}.index.json"] if most else [f"pytorch_model{ending}"]
+    assert [Path(path).name for path in paths] == names
+    assert backend.file_sets([*names, "optimizer.bin", "training_args.bin"]) == {"pytorch_model": names}
+    found = ckptmgr.load(tmp_path)
+    assert all(same(found[name], array) for name, array in arrays.items())
+
+
+def test_an_ending_that_torch_has_not_is_refused() -> None:
+    assert TorchBackend().for_file("any.bin") == TorchBackend()
+    with pytest.raises(ValueError, match=r"\.pt, \.pth, \.bin"):
+        TorchBackend(".ckpt")
+
+
 def test_a_set_of_hugging_face_is_read_by_its_index(tmp_path: Path) -> None:
     archive(tmp_path / "pytorch_model-00001-of-00002.bin", state(a=tensor()))
     flat = tensor(shape=(6,), strides=(1,))

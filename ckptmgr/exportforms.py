@@ -1,0 +1,190 @@
+"""What Keras, TensorFlow, Hugging Face and PyTorch expect of a checkpoint by name: files, what is in them, and beside them.
+
+The law: it is decided here and done elsewhere; nothing is written, and of the source only small files are read.
+"""
+
+import fnmatch
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias, get_args
+
+from ckptmgr import backend as backends
+from ckptmgr import choosing
+from ckptmgr.backend import Backend, Formed
+from ckptmgr.carrying import Baggage
+from ckptmgr.choosing import Choice
+from ckptmgr.files import target
+from ckptmgr.naming import parse_foreign
+from ckptmgr.step import JSON
+from ckptmgr.storage import Folder
+
+Tool: TypeAlias = Literal["keras", "tf", "hf", "torch"]
+TOOLS: tuple[Tool, ...] = get_args(Tool)
+SHARD = "5GB"  # as huggingface_hub has it
+
+KERAS, _CONFIGS = "keras", {"config": "config.json", "archive_metadata": "metadata.json"}
+_KERAS_KEYS = (KERAS, "model_config", "training_config", *_CONFIGS)
+_ENDINGS: Mapping[Tool, tuple[str, ...]] = {
+    "keras": (".keras", ".weights.h5"),
+    "tf": (".ckpt",),
+    "hf": (".safetensors",),
+    "torch": (".pt", ".pth", ".bin"),
+}
+_BACKENDS: Mapping[Tool, str] = {"keras": "hdf5", "tf": "tf_bundle", "hf": "safetensors", "torch": "torch"}
+_CONFIG, _ADAPTER = "config.json", "adapter_config.json"
+_HF_FILES = (  # that transformers and tokenizers look for beside weights
+    _CONFIG, _ADAPTER, "generation_config.json", "*processor_config.json", "chat_template.*", "special_tokens_map.json",
+    "added_tokens.json", "tokenizer.*", "tokenizer_config.json", "vocab.*", "merges.txt", "*.spm", "*.model", "*.tiktoken",
+)  # fmt: skip
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) *([KMGT]?)(i?)B?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a tool expects. ``name`` is the file in a folder, ``is_flat`` whether it holds tensors alone, by names with dots.
+
+    ``bags`` go into the files and ``beside`` lies beside them; ``lost`` is what the tool has no place for. ``max_file_nbytes``
+    cuts tensors into several files.
+    """
+
+    tool: Tool
+    name: str
+    bags: Baggage
+    is_flat: bool = False
+    beside: Mapping[str, bytes] | None = None
+    lost: Mapping[str, str] | None = None
+    max_file_nbytes: int | None = None
+
+    def place(self, dst: str | os.PathLike[str], options: Mapping[str, Any] | None) -> tuple[Backend, Folder, str]:
+        """The format, the folder and the stem of the files at ``dst``: a folder for them, or one file's name.
+
+        Raises:
+            ValueError: an ending that the tool does not know.
+        """
+        text = os.fspath(dst).replace(os.sep, "/")
+        name = text if is_file(text, self.tool) else f"{text.rstrip('/')}/{self.name}"
+        backend = backends.find(_BACKENDS[self.tool])
+        backend = backend.for_file(name) if isinstance(backend, Formed) else backend
+        return backend, *target(name, backend, options)
+
+
+def is_file(dst: str, tool: Tool) -> bool:
+    """Whether ``dst`` names a file for the tool, and not a folder."""
+    return dst.endswith(_ENDINGS[tool]) and not os.path.isdir(os.path.expanduser(dst))
+
+
+def choice(tool: Tool, names: Sequence[str], select: Sequence[str] | str | None, *, strip: bool) -> Choice:
+    """Which part of a state of these names the tool gets. Raises ValueError, if that is not plain."""
+    if select is not None:
+        return choosing.by_globs(names, select, strip=strip)
+    if tool == "tf":
+        return Choice()
+    chosen = choosing.of_keras(names) if tool == "keras" else choosing.of_model(names)
+    return chosen if strip else chosen._replace(prefix="")
+
+
+def form(tool: Tool, bags: Baggage, *, step: int | None, is_whole: bool, is_named: bool, shard: int | str | None) -> Form:
+    """The form for what else a source has. ``is_whole``: it is a state, not weights; ``is_named``: a file was asked for."""
+    most = None if shard is None else nbytes(shard)
+    if tool == "tf":
+        made = Form(tool, "ckpt" if step is None else f"ckpt-{step}", replace(bags, assets={}), max_file_nbytes=most)
+    elif tool == "keras":
+        kept = _keras(bags)
+        is_model = {"config", "model_config"} & kept.metadata.keys()
+        made = Form(tool, "model.keras" if is_model else "model.weights.h5", kept, max_file_nbytes=most)
+    elif tool == "torch" and is_whole:
+        made = Form(tool, "checkpoint.pt", replace(bags, blobs={}, assets={}), max_file_nbytes=most)
+    else:
+        beside = {} if is_named else {name: data for name, data in bags.assets.items() if _is_hugging(name, data)}
+        is_adapter = _ADAPTER in beside and _CONFIG not in beside
+        names = {"hf": "adapter_model.safetensors" if is_adapter else "model.safetensors"}
+        names["torch"] = "adapter_model.bin" if is_adapter else "pytorch_model.bin"
+        metadata = {"format": "pt"} if tool == "hf" else {}
+        most = nbytes(SHARD) if shard is None and not is_named else most
+        made = Form(tool, names[tool], Baggage(metadata), True, beside, None, most)
+    return replace(made, lost=_lost(tool, bags, made, is_named=is_named))
+
+
+def step_of(location: str) -> int | None:
+    """The step that the name of a checkpoint means, if it means one."""
+    name = location.rstrip("/").rpartition("/")[2]
+    found = (parse_foreign(name[:end] if end > 0 else name) for end in (0, name.find(".")))
+    return next((step for step in found if step is not None), None)
+
+
+def nbytes(size: int | str) -> int:
+    """A size in bytes, given so or as ``"5GB"`` or ``"200MiB"``. Raises ValueError."""
+    if isinstance(size, int):
+        return size
+    found = _SIZE.fullmatch(size.strip())
+    if found is None:
+        raise ValueError(f"{size!r} is no size: say a number of bytes, or one with MB, GB, MiB or GiB, such as '5GB'")
+    base = 1024 if found[3] else 1000
+    return int(float(found[1]) * base ** " KMGT".index(found[2].upper() or " "))
+
+
+def stored(names: Sequence[str]) -> dict[str, str]:
+    """Where Keras 3 stores the variables of a model whose step ckptmgr's callbacks saved, by these names.
+
+    They name the groups of a ``.weights.h5``, and have the variables of each in Keras' order. What no layer owns has no place.
+    """
+    counts: Counter[str] = Counter()
+    found: dict[str, str] = {}
+    for name in names:
+        top, _, rest = name.partition("/")
+        group = "optimizer/" if top == "optimizer" else "" if top == "vars" else name[: name.rindex("/") + 1] if rest else None
+        if group is not None and top != "other":
+            found[name] = f"{group}vars/{counts[group]}"
+            counts[group] += 1
+    return found
+
+
+def facts_of(bags: Baggage) -> Mapping[str, JSON]:
+    """What ckptmgr's callbacks for Keras say of the step that they saved; empty for everything else."""
+    found = bags.metadata.get(KERAS)
+    return found if isinstance(found, dict) and "framework" in found else {}
+
+
+def _keras(bags: Baggage) -> Baggage:
+    """What says how Keras saves a model: carried from a file of Keras, or in a step by its assets and facts."""
+    kept = {key: value for key, value in bags.metadata.items() if key in _KERAS_KEYS}
+    facts = facts_of(bags)
+    if not facts and not _is_keras(bags.assets.get(_CONFIG, b"")):
+        return Baggage(kept, bags.blobs)
+    texts = {key: bags.assets[name] for key, name in _CONFIGS.items() if key not in kept and name in bags.assets}
+    kept |= {key: data.decode("utf-8", "surrogateescape") for key, data in texts.items()}
+    held = {str(path): bags.assets[name] for name, path in (facts.get("assets") or {}).items() if name in bags.assets}
+    return Baggage(kept, {**bags.blobs, **held})
+
+
+def _is_keras(data: bytes) -> bool:
+    """Whether a ``config.json`` is Keras' own: of another kind than that of Hugging Face."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and "class_name" in found and "model_type" not in found
+
+
+def _is_hugging(name: str, data: bytes) -> bool:
+    is_known = any(fnmatch.fnmatchcase(name, glob) for glob in _HF_FILES)
+    return is_known and not (name == _CONFIG and _is_keras(data))
+
+
+def _lost(tool: Tool, bags: Baggage, form: Form, *, is_named: bool) -> dict[str, str]:
+    """What is neither in the files nor beside them, with the reason."""
+    used = {*(form.beside or {})}
+    if tool == "keras" and "config" in form.bags.metadata:
+        used |= {*_CONFIGS.values()} | {name for name, data in bags.assets.items() if data in form.bags.blobs.values()}
+    reason = "the file was asked for alone" if is_named and form.is_flat else f"files for {tool} have no place for it"
+    lost = {f"asset {name!r}": reason for name in bags.assets if name not in used}
+    lost |= {f"metadata {key!r}": reason for key in bags.metadata if key not in form.bags.metadata and key != KERAS}
+    lost |= {f"metric {name!r}": reason for name in bags.metrics if name not in form.bags.metrics}
+    lost |= {f"blob {name!r}": reason for name in bags.blobs if name not in form.bags.blobs}
+    if tool == "hf" and not is_named and not {_CONFIG, _ADAPTER} & {*(form.beside or {})}:
+        lost.setdefault(f"asset {_CONFIG!r}", "the source has none, and transformers asks for one beside the weights")
+    return lost
