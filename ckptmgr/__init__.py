@@ -13,6 +13,7 @@ from ckptmgr.checkpoint import Checkpoint, Restored
 from ckptmgr.converting import convert
 from ckptmgr.convertreport import ConvertedTensor, ConvertReport
 from ckptmgr.copying import Copied, copy
+from ckptmgr.diagnosis import Diagnosis, Finding, diagnose
 from ckptmgr.errors import (
     BackendNotFoundError,
     CheckpointError,
@@ -71,7 +72,9 @@ __all__ = [
     "ConvertedTensor",
     "Copied",
     "CorruptCheckpointError",
+    "Diagnosis",
     "Exact",
+    "Finding",
     "FormatVersionError",
     "Glob",
     "Group",
@@ -116,6 +119,7 @@ __all__ = [
     "VerifyReport",
     "convert",
     "copy",
+    "diagnose",
     "load",
     "migrate",
     "open_checkpoint",

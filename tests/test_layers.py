@@ -39,7 +39,7 @@ FLOORS = [
     {"rulesets"},
     {"staging"},
     {"converting"},
-    {"background", "tiers", "moving"},
+    {"background", "tiers", "moving", "diagnosis"},
     {"migrating"},
     {FACE},
     {"testing", "report"},

@@ -1,0 +1,229 @@
+"""One look at a whole run, by calls that change nothing, and in an order that makes no live save look dead.
+
+The law: the files of a step are listed before its record is read, as `sweep` does, so an attempt that the record does not
+name will never be named. What went or came meanwhile is looked at again (`Look.again`) before anything is said of it.
+The store is not asked for its time, for which some stores touch a file.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ckptmgr.errors import CorruptCheckpointError, FormatVersionError
+from ckptmgr.finding import Committed
+from ckptmgr.ledger import Found
+from ckptmgr.manifest import MANIFEST, Manifest, folder_name, parse_attempt
+from ckptmgr.naming import StepNaming
+from ckptmgr.record import LIMIT_NBYTES, Record, decode, encode
+from ckptmgr.sighting import MOST, READERS, sight_of
+from ckptmgr.storage import Folder, Head, LocalStore, Marked, MarkingStore, PosixStore, Sight, Upload, Version
+from ckptmgr.storage.folders import Root
+from ckptmgr.storage.scanning import scan
+
+_EMPTIED_NBYTES = len(encode(Record()))  # no record with anything in it is as short
+
+
+class Listed(NamedTuple):
+    """What lies in a step's folder: the record, files by attempt (one level), and names that are not of our grammar."""
+
+    record: Head | None = None
+    attempts: Mapping[str, Mapping[str, Head]] = {}
+    others: Sequence[str] = ()
+
+
+class StepFolder(NamedTuple):
+    """A folder with the name of a step: what lies there, and its record, or why there is none to be read."""
+
+    name: str
+    step: int
+    listed: Listed
+    record: Record | None = None
+    version: Version = None
+    data: bytes = b""
+    trouble: CorruptCheckpointError | FormatVersionError | OSError | None = None
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The manifest, if the step is committed."""
+        return self.record.manifest if self.record else None
+
+    @property
+    def place(self) -> str:
+        """The folder of the committed files, below the run's."""
+        return f"{self.name}/{folder_name(self.manifest.attempt)}" if self.manifest else self.name
+
+    def committed(self, root: Folder) -> Committed:
+        """The step, for whoever opens it."""
+        assert self.record
+        assert self.record.manifest
+        found = Found(self.name, self.step, self.record, self.version, self.data)
+        info = self.record.manifest.info(self.record.pins, name=self.name, path=root.location(self.place))
+        return Committed(found, self.record.manifest, info)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A run as it was seen. ``files`` and ``folders`` are the run's own, without the folders that have names of steps.
+
+    ``uploads`` are unfinished writes wherever ckptmgr writes; their keys are relative to the run's folder. ``blocked`` has the
+    errors of what could not be listed, by place.
+    """
+
+    root: Folder
+    naming: StepNaming
+    now: float
+    files: Mapping[str, Head]
+    folders: Sequence[str]
+    steps: Mapping[str, StepFolder]
+    uploads: Sequence[Upload] = ()
+    blocked: Mapping[str, OSError] = field(default_factory=dict)
+
+    @property
+    def committed(self) -> list[StepFolder]:
+        """The committed steps, oldest save first; of two folders for one step the one that was saved last."""
+        known = [(each.manifest, each) for each in self.steps.values() if each.manifest]
+        chosen: dict[int, StepFolder] = {}
+        for manifest, each in sorted(known, key=lambda pair: (pair[0].sequence, pair[0].step, pair[0].attempt)):
+            chosen.pop(manifest.step, None)
+            chosen[manifest.step] = each
+        return [*chosen.values()]
+
+    def size(self, path: str) -> int | None:
+        """The size of a step's file by its path below the run's folder, as it was listed."""
+        name, place, file = path.split("/", 2)
+        listed = self.steps[name].listed if name in self.steps else Listed()
+        head = listed.attempts.get(parse_attempt(place) or "", {}).get(file)
+        return head.nbytes if head else None
+
+    def uploads_at(self, prefix: str) -> list[Upload]:
+        """Unfinished writes of files whose keys begin so."""
+        return [upload for upload in self.uploads if upload.key.startswith(prefix)]
+
+    def again(self, step: StepFolder) -> StepFolder:
+        """The step's folder as it is now."""
+        listed, _ = _listed(self.root.folder(step.name), "")
+        return _with_record(self.root, step.name, step.step, listed)
+
+
+def look(root: Folder, naming: StepNaming, now: float) -> Look:
+    """Looks at a run. ``now`` is the time that ages are told by, in seconds since the epoch.
+
+    Raises:
+        OSError: the run's folder itself cannot be listed.
+    """
+    below = root.store.below(root.prefix, most=MOST) if isinstance(root.store, MarkingStore) else None
+    blocked: dict[str, OSError] = {}
+    uploads: list[Upload] = []
+    if below is None:
+        files, names, temporary = _level(root, "")
+        uploads += temporary
+        known: dict[str, Listed] = {}
+    else:
+        files, known = _gathered(below)
+        names = [*known]
+    steps = {name: step for name in names if (step := naming.parse(name)) is not None}
+    for name in steps if below is None else ():
+        try:
+            known[name], temporary = _listed(root.folder(name), f"{name}/")
+            uploads += temporary
+        except OSError as error:
+            blocked[name] = error
+    if not isinstance(root.store, PosixStore):
+        try:
+            uploads += [upload._replace(key=upload.key.removeprefix(root.prefix)) for upload in root.uploads()]
+        except OSError as error:
+            blocked[""] = error
+
+    def read(name: str) -> StepFolder:
+        if name in blocked:
+            return StepFolder(name, steps[name], Listed(), trouble=blocked[name])
+        return _with_record(root, name, steps[name], known[name])
+
+    seen = _all(read, [*steps], READERS if isinstance(root.store, MarkingStore) else 1)
+    return Look(root, naming, now, files, [name for name in names if name not in steps], seen, uploads, blocked)
+
+
+def record_at(root: Folder, name: str, step: int | None, head: Head | None) -> tuple[Record | None, Sight | None]:
+    """The record in the folder ``name``, and its bytes. ``step`` is the one that it must be of, if any; ``head`` its listing.
+
+    Raises:
+        CorruptCheckpointError, FormatVersionError: what is there cannot be decoded.
+        OSError: it cannot be read.
+    """
+    if head is None or head.nbytes == _EMPTIED_NBYTES:
+        return None, None
+    where = root.location(f"{name}/{MANIFEST}")
+    if head.nbytes > LIMIT_NBYTES:
+        text = f"the record {where!r} has {head.nbytes} bytes, and a record has at most {LIMIT_NBYTES}"
+        raise CorruptCheckpointError(f"{text}: damaged, or not written by ckptmgr", step=step, file=MANIFEST)
+    for is_last in (isinstance(root.store, LocalStore), True):  # what comes damaged from afar is read once more
+        sight = sight_of(root, name)
+        if isinstance(sight, OSError):
+            raise sight
+        try:
+            return (decode(sight.data, where=where, step=step), sight) if sight else (None, None)
+        except CorruptCheckpointError:
+            if is_last:
+                raise
+    return None, None
+
+
+def _with_record(root: Folder, name: str, step: int, listed: Listed) -> StepFolder:
+    try:
+        record, sight = record_at(root, name, step, listed.record)
+    except (CorruptCheckpointError, FormatVersionError, OSError) as error:
+        return StepFolder(name, step, listed, trouble=error)
+    return StepFolder(name, step, listed, record, sight.version, sight.data) if sight else StepFolder(name, step, listed)
+
+
+def _all(read: Callable[[str], StepFolder], names: Sequence[str], readers: int) -> dict[str, StepFolder]:
+    """One by one where disks answer at once, or where a client may be for one thread (FTP)."""
+    if min(readers, len(names)) < 2:
+        return {name: read(name) for name in names}
+    with ThreadPoolExecutor(readers) as pool:
+        return dict(zip(names, pool.map(read, names), strict=True))
+
+
+def _level(folder: Folder, place: str) -> tuple[Mapping[str, Head], Sequence[str], list[Upload]]:
+    """Files, folders, and unfinished files of one level. A store's `uploads` would go down every folder that anybody made."""
+    if not isinstance(folder.store, PosixStore):
+        return *folder.list(), []
+    files, folders, temporary = scan(Root(folder.store.location("")), folder.prefix, follow_links=False)
+    return files, folders, [Upload(f"{place}{name}", name, head.modified) for name, head in temporary.items()]
+
+
+def _listed(folder: Folder, place: str) -> tuple[Listed, list[Upload]]:
+    files, folders, uploads = _level(folder, place)
+    attempts: dict[str, Mapping[str, Head]] = {}
+    for name in folders:
+        if attempt := parse_attempt(name):
+            attempts[attempt], _, temporary = _level(folder.folder(name), f"{place}{name}/")
+            uploads += temporary
+    others = [*(name for name in files if name != MANIFEST), *(name for name in folders if not parse_attempt(name))]
+    return Listed(files.get(MANIFEST), attempts, others), uploads
+
+
+def _gathered(below: Mapping[str, Marked]) -> tuple[dict[str, Head], dict[str, Listed]]:
+    """The run's own files, and what lies in each of its folders, from a listing of all."""
+    own: dict[str, Head] = {}
+    records: dict[str, Head] = {}
+    attempts: dict[str, dict[str, dict[str, Head]]] = {}
+    others: dict[str, dict[str, None]] = {}
+    for path, file in below.items():
+        name, slash, rest = path.partition("/")
+        head = Head(file.nbytes, file.modified)
+        if name and not slash:
+            own[name] = head
+        if not name or not slash:
+            continue
+        first, _, inner = rest.partition("/")
+        attempt = parse_attempt(first)
+        held, beside = attempts.setdefault(name, {}), others.setdefault(name, {})
+        if rest == MANIFEST:
+            records[name] = head
+        elif attempt:
+            held.setdefault(attempt, {}).update({inner: head} if inner and "/" not in inner else {})
+        elif first:  # else an object that stands for the folder
+            beside[first] = None
+    return own, {name: Listed(records.get(name), attempts[name], [*others[name]]) for name in attempts}

@@ -1,0 +1,103 @@
+"""Sick runs for tests, made by real means: kills, cut and missing files, flipped bytes, wrong names."""
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from runs import state
+from syscalls import in_child
+from typer.testing import CliRunner
+
+from ckptmgr import CheckpointManager, Diagnosis, Finding
+from ckptmgr.cli.app import app
+
+STEPS = (100, 200, 300)
+
+
+def saved(run: Path, **options: Any) -> CheckpointManager:
+    """A run of three steps."""
+    manager = CheckpointManager(run, **options)
+    for step in STEPS:
+        manager.save(step, state(step), assets={"config.json": b"{}"})
+    return manager
+
+
+def file_of(run: Path, step: int, name: str = "model.safetensors") -> Path:
+    return Path(CheckpointManager(run).path(step)) / name
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def die(*_: object, **__: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed(action: Callable[[], object], where: str | None = None) -> None:
+    """Runs the action in a process that is killed, where it calls the function of that name or by itself."""
+
+    def act() -> None:
+        with mock.patch(where, die) if where else contextlib.nullcontext():
+            action()
+
+    assert in_child(act) == -signal.SIGKILL
+
+
+def found(diagnosis: Diagnosis, kind: str) -> Finding:
+    """The one finding of that kind."""
+    (only,) = [each for each in diagnosis.findings if each.kind == kind]
+    return only
+
+
+def obey(finding: Finding) -> str:
+    """Runs the commands that a finding prints, one after another, as a shell would; gives their output."""
+    assert finding.commands
+    return "".join(_run(shlex.split(command)) for command in finding.commands)
+
+
+def _run(words: list[str]) -> str:
+    match words:
+        case ["ckptmgr", *arguments]:
+            done = CliRunner().invoke(app, arguments)
+            assert done.exit_code == 0, done.output
+            return done.output
+        case ["python", "-c", program]:
+            exec(program, {})
+            return ""
+        case _:
+            return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+
+def snapshot(folder: Path) -> dict[str, object]:
+    """All of a tree that a change of it would change: names, bytes, kinds, owners, modes, times and inodes."""
+    paths = [folder, *sorted(folder.rglob("*"))]
+    return {str(path): (_facts(path.lstat()), path.read_bytes() if path.is_file() else None) for path in paths}
+
+
+def _facts(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_mode, status.st_ino, status.st_nlink, status.st_uid, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+class Forbidding:
+    """A store that fails at any call that changes anything, or may."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._inner, name)
+        if callable(value):
+            self.calls.append(name)
+            allowed = {"read", "read_into", "file", "head", "list", "below", "uploads", "location", "mark"}
+            assert name in allowed, f"{name} may change something"
+        return value
