@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from ckptmgr import CheckpointManager, Diagnosis, Finding
 from ckptmgr.cli.app import app
 
+READING = {"read", "read_into", "opened", "is_cached", "reread", "file", "head", "list", "below", "uploads", "location", "mark"}
 STEPS = (100, 200, 300)
 
 
@@ -90,14 +91,18 @@ def _facts(status: os.stat_result) -> tuple[int, ...]:
 class Forbidding:
     """A store that fails at any call that changes anything, or may."""
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Any, calls: list[str]) -> None:
         self._inner = inner
-        self.calls: list[str] = []
+        self._calls = calls
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._inner, name)
-        if callable(value):
-            self.calls.append(name)
-            allowed = {"read", "read_into", "file", "head", "list", "below", "uploads", "location", "mark"}
-            assert name in allowed, f"{name} may change something"
-        return value
+        if not callable(value):
+            return value
+
+        def call(*given: Any, **named: Any) -> Any:
+            self._calls.append(name)
+            assert name in READING, f"{name} may change something"
+            return value(*given, **named)
+
+        return call

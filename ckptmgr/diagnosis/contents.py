@@ -1,6 +1,6 @@
 """Files of committed steps: whether they are there in their sizes, or, deep, with every byte that was written."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ckptmgr import backend as backends
@@ -8,10 +8,10 @@ from ckptmgr import transfer
 from ckptmgr.diagnosis.cures import Cures
 from ckptmgr.diagnosis.findings import Finding, Severity
 from ckptmgr.diagnosis.looking import Look, StepFolder
-from ckptmgr.diagnosis.words import counted, steps
+from ckptmgr.diagnosis.words import steps
 from ckptmgr.errors import BackendNotFoundError, CorruptCheckpointError, StepNotFoundError
 from ckptmgr.finding import Run
-from ckptmgr.manifest import ASSET, TREE, FileEntry
+from ckptmgr.manifest import ASSET, TREE, FileEntry, Origin
 from ckptmgr.transfer import Problem, Progress
 
 
@@ -22,6 +22,7 @@ class Wrong:
     path: str
     message: str
     entry: FileEntry | None
+    origin: Origin | None
     steps: tuple[int, ...]
 
     @property
@@ -30,16 +31,38 @@ class Wrong:
         return bool(self.entry and self.entry.extra.get(ASSET))
 
 
+class _Found:
+    """Wrong files by their paths, while steps are looked at."""
+
+    def __init__(self) -> None:
+        self._messages: dict[str, list[str]] = {}
+        self._users: dict[str, dict[int, FileEntry | None]] = {}
+
+    def add(self, step: StepFolder, file: str, message: str) -> None:
+        entry = next((entry for entry in step.manifest.files if entry.name == file), None) if step.manifest else None
+        path = _path(step, entry) if entry else f"{step.place}/{file}"
+        messages = self._messages.setdefault(path, [])
+        messages += [message] if message not in messages else []
+        self._users.setdefault(path, {})[step.step] = entry
+
+    def all(self) -> list[Wrong]:
+        return [self._wrong(path, users) for path, users in self._users.items()]
+
+    def _wrong(self, path: str, users: Mapping[int, FileEntry | None]) -> Wrong:
+        entries = [entry for entry in users.values() if entry]
+        origin = next((entry.origin for entry in entries if entry.origin), None)
+        return Wrong(path, "; ".join(self._messages[path][:3]), next(iter(entries), None), origin, tuple(users))
+
+
 def wrong_files(look: Look) -> list[Wrong]:
     """Files that are missing, or have another size than was written. Nothing is read but what looks wrong, once more."""
-    found: dict[str, tuple[str, FileEntry, list[int]]] = {}
+    found = _Found()
     for step in look.committed:
         manifest = step.manifest
-        wrong = [entry for entry in manifest.files if _size(look, step, entry) != entry.nbytes] if manifest else []
+        wrong = [entry for entry in manifest.files if look.size(_path(step, entry)) != entry.nbytes] if manifest else []
         for problem, entry in _again(look, step, wrong):
-            path = _path(step, entry)
-            found.setdefault(path, (problem.message, entry, []))[2].append(step.step)
-    return [Wrong(path, message, entry, tuple(users)) for path, (message, entry, users) in found.items()]
+            found.add(step, entry.name, problem.message)
+    return found.all()
 
 
 def damaged_files(look: Look, known: Sequence[Wrong], progress: Progress | None) -> list[Wrong]:
@@ -47,20 +70,13 @@ def damaged_files(look: Look, known: Sequence[Wrong], progress: Progress | None)
     bad = {step for each in known for step in each.steps}
     chosen = [step for step in look.committed if step.step not in bad]
     total = sum(step.manifest.nbytes for step in chosen if step.manifest)
-    run, done = Run(look.root, look.naming), 0
-    found: dict[str, tuple[list[str], FileEntry | None, list[int]]] = {}
+    run, done, found = Run(look.root, look.naming), 0, _Found()
     for step in chosen:
-        assert step.manifest
         told = None if progress is None else lambda nbytes, _, done=done, tell=progress: tell(done + nbytes, total)
-        entries = {entry.name: entry for entry in step.manifest.files}
         for problem in _verified(run, look, step, told):
-            entry = entries.get(problem.file)
-            path = _path(step, entry) if entry else f"{step.place}/{problem.file}"
-            messages, _, users = found.setdefault(path, ([], entry, []))
-            messages.append(problem.message)
-            users += [step.step] if step.step not in users else []
-        done += step.manifest.nbytes
-    return [Wrong(path, "; ".join(texts[:3]), entry, tuple(users)) for path, (texts, entry, users) in found.items()]
+            found.add(step, problem.file, problem.message)
+        done += step.manifest.nbytes if step.manifest else 0
+    return found.all()
 
 
 def _verified(run: Run, look: Look, step: StepFolder, progress: Progress | None) -> list[Problem]:
@@ -71,10 +87,6 @@ def _verified(run: Run, look: Look, step: StepFolder, progress: Progress | None)
         return [Problem(error.file or TREE, error.tensor, str(error))]
     except StepNotFoundError:
         return []  # retention does not wait for a diagnosis
-
-
-def _size(look: Look, step: StepFolder, entry: FileEntry) -> int | None:
-    return look.size(_path(step, entry))
 
 
 def _path(step: StepFolder, entry: FileEntry) -> str:
@@ -111,9 +123,8 @@ class Contents:
 
     def _finding(self, wrong: Wrong, is_newest: bool, falls_to: int | None) -> Finding:
         found = f"{steps(wrong.steps)}: {wrong.message}"
-        if wrong.entry and wrong.entry.origin:
-            number = counted(len(wrong.steps), "step")
-            found += f" (step {wrong.entry.origin.step} has written it, and {number} refer to it)"
+        if wrong.origin:
+            found += f" (step {wrong.origin.step} has written it, and the others refer to it)"
         heals, commands = self._cure(wrong)
         means = self._means(wrong, is_newest, falls_to)
         severity: Severity = "warning" if wrong.is_asset else "problem"

@@ -10,9 +10,9 @@ from functools import cached_property
 from ckptmgr.copying import COPY
 from ckptmgr.diagnosis.cures import Cures
 from ckptmgr.diagnosis.findings import Finding
-from ckptmgr.diagnosis.looking import Look, StepFolder
+from ckptmgr.diagnosis.looking import Look, StepFolder, attempt_of
 from ckptmgr.diagnosis.words import aged, at, counted, sized, written_by
-from ckptmgr.manifest import folder_name, parse_attempt
+from ckptmgr.manifest import folder_name
 from ckptmgr.record import Claim, Hold, Record
 from ckptmgr.storage import Head, Upload
 from ckptmgr.storage.weak import is_probe
@@ -53,7 +53,7 @@ class Leftovers:
 
     def _unnamed(self, step: StepFolder) -> Iterator[Finding]:
         record = step.record or Record()
-        begun = {attempt for upload in self.look.uploads_at(f"{step.name}/") if (attempt := _attempt_of(upload))}
+        begun = {attempt for upload in self.look.uploads_at(f"{step.name}/") if (attempt := attempt_of(upload))}
         for attempt in sorted({*step.listed.attempts, *begun} - record.named - self._referred):
             place = f"{step.name}/{folder_name(attempt)}"
             uploads = self.look.uploads_at(f"{place}/")
@@ -150,11 +150,6 @@ def _needs(holder: StepFolder, hold: Hold) -> bool:
     if record.claim and record.claim.attempt == hold.by:
         return True
     return bool(record.manifest and record.manifest.attempt == hold.by and record.manifest.refers_to(hold.attempt))
-
-
-def _attempt_of(upload: Upload) -> str | None:
-    parts = upload.key.split("/")
-    return parse_attempt(parts[1]) if len(parts) == 3 else None
 
 
 def _held(files: Mapping[str, Head]) -> str:

@@ -123,7 +123,7 @@ def look(root: Folder, naming: StepNaming, now: float) -> Look:
         files, known = _gathered(below)
         names = [*known]
     steps = {name: step for name in names if (step := naming.parse(name)) is not None}
-    for name in steps if below is None else ():
+    for name in list(steps) if below is None else ():
         try:
             known[name], temporary = _listed(root.folder(name), f"{name}/")
             uploads += temporary
@@ -134,11 +134,13 @@ def look(root: Folder, naming: StepNaming, now: float) -> Look:
             uploads += [upload._replace(key=upload.key.removeprefix(root.prefix)) for upload in root.uploads()]
         except OSError as error:
             blocked[""] = error
+    begun = {upload.key.partition("/")[0] for upload in uploads if attempt_of(upload)}
+    steps.update({name: step for name in sorted(begun) if (step := naming.parse(name)) is not None})
 
     def read(name: str) -> StepFolder:
         if name in blocked:
             return StepFolder(name, steps[name], Listed(), trouble=blocked[name])
-        return _with_record(root, name, steps[name], known[name])
+        return _with_record(root, name, steps[name], known.get(name, Listed()))
 
     seen = _all(read, [*steps], READERS if isinstance(root.store, MarkingStore) else 1)
     return Look(root, naming, now, files, [name for name in names if name not in steps], seen, uploads, blocked)
@@ -167,6 +169,12 @@ def record_at(root: Folder, name: str, step: int | None, head: Head | None) -> t
             if is_last:
                 raise
     return None, None
+
+
+def attempt_of(upload: Upload) -> str | None:
+    """The attempt that an unfinished write is of, by its key below the run's folder; None if it is of no attempt's file."""
+    parts = upload.key.split("/")
+    return parse_attempt(parts[1]) if len(parts) == 3 else None
 
 
 def _with_record(root: Folder, name: str, step: int, listed: Listed) -> StepFolder:
