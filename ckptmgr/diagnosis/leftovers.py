@@ -10,11 +10,12 @@ from functools import cached_property
 from ckptmgr.copying import COPY
 from ckptmgr.diagnosis.cures import Cures
 from ckptmgr.diagnosis.findings import Finding
-from ckptmgr.diagnosis.looking import Look, StepFolder, attempt_of
+from ckptmgr.diagnosis.looking import Look, StepFolder, Unfinished
 from ckptmgr.diagnosis.words import aged, at, counted, sized, written_by
+from ckptmgr.errors import shown
 from ckptmgr.manifest import folder_name
 from ckptmgr.record import Claim, Hold, Record
-from ckptmgr.storage import Head, Upload
+from ckptmgr.storage import Head
 from ckptmgr.storage.weak import is_probe
 
 _SAVE_OR_COPY = {True: "copy", False: "save"}
@@ -43,17 +44,18 @@ class Leftovers:
         files = step.listed.attempts.get(claim.attempt, {})
         is_copy = COPY in claim.extra
         what = _SAVE_OR_COPY[is_copy]
-        heads = [*files.values(), *([step.listed.record] if step.listed.record else [])]
         uploads = self.look.uploads_at(f"{step.name}/{folder_name(claim.attempt)}/")
-        found = f"step {step.step}: a {what} was begun by {written_by(claim.writer)}, and is not committed; {_held(files)}"
+        found = (
+            f"step {step.step}: a {what} was begun by {written_by(claim.writer)}, and is not committed; {_held(files, uploads)}"
+        )
         old = "The committed step of that number is untouched." if step.manifest else "The step does not exist."
         finding = Finding("warning", f"interrupted-{what}", found, old, step=step.step, file=step.name)
         again = " Or run the same `ckptmgr cp` again: it goes on where this one ended." if is_copy else ""
-        return self._judged(finding, heads, uploads, also=again)
+        return self._judged(finding, _signs({**files, "": step.listed.record}, uploads), also=again)
 
     def _unnamed(self, step: StepFolder) -> Iterator[Finding]:
         record = step.record or Record()
-        begun = {attempt for upload in self.look.uploads_at(f"{step.name}/") if (attempt := attempt_of(upload))}
+        begun = {attempt for upload in self.look.uploads_at(f"{step.name}/") if (attempt := upload.attempt)}
         for attempt in sorted({*step.listed.attempts, *begun} - record.named - self._referred):
             place = f"{step.name}/{folder_name(attempt)}"
             uploads = self.look.uploads_at(f"{place}/")
@@ -61,7 +63,7 @@ class Leftovers:
             files = now.listed.attempts.get(attempt)
             if now.trouble or attempt in (now.record or Record()).named or (files is None and not uploads):
                 continue
-            found = f"step {step.step}: {place} is of an attempt that no record names; {_held(files or {})}"
+            found = f"step {step.step}: {place} is of an attempt that no record names; {_held(files or {}, uploads)}"
             if step.listed.record is None:
                 means = (
                     "There is no record, so this is no step: a deletion was interrupted, the run is being copied into place, "
@@ -70,26 +72,20 @@ class Leftovers:
             else:
                 means = "An interrupted save or deletion has left it. Nothing will ever read it."
             finding = Finding("warning", "unnamed-attempt", found, means, step=step.step, file=place)
-            yield self._judged(finding, (files or {}).values(), uploads)
+            yield self._judged(finding, _signs(files or {}, uploads))
 
-    def _judged(self, finding: Finding, heads: Iterable[Head], uploads: Sequence[Upload], also: str = "") -> Finding:
+    def _judged(self, finding: Finding, signs: Iterable[float], also: str = "") -> Finding:
         """A warning once no sign of life is younger than the grace period, and a note until then."""
-        signs = [*(head.modified for head in heads), *(upload.modified for upload in uploads)]
         newest = max(signs, default=0.0)
-        age, grace_s = self.look.now - newest, self.cures.grace_s
-        unfinished = f", with {counted(len(uploads), 'unfinished write')}" if uploads else ""
+        age = self.look.now - newest
         sign = f"the last sign of life is {aged(age)} old" if age >= 0 else "its last sign of life is in the future"
-        finding = replace(finding, found=f"{finding.found}{unfinished}; {sign}") if signs else finding
-        if age >= grace_s or grace_s == 0:
-            return replace(
-                finding,
-                means=f"It was interrupted. {finding.means}",
-                heals=f"sweep removes it.{also}",
-                commands=(self.cures.sweep(),),
-            )
+        found = f"{finding.found}; {sign}" if newest else finding.found
+        if self._is_old(newest):
+            means, heals = f"It was interrupted. {finding.means}", f"sweep removes it.{also}"
+            return replace(finding, found=found, means=means, heals=heals, commands=(self.cures.sweep(),))
         means = f"It is in progress, or was interrupted. {finding.means}"
-        heals = f"Nothing, if it is in progress. Else sweep takes it from {at(newest + grace_s)} on.{also}"
-        return replace(finding, severity="note", means=means, heals=heals)
+        heals = f"Nothing, if it is in progress. Else sweep takes it from {at(newest + self.cures.grace_s)} on.{also}"
+        return replace(finding, severity="note", found=found, means=means, heals=heals)
 
     def _holds(self, step: StepFolder) -> Iterator[Finding]:
         holds = step.record.holds if step.record else ()
@@ -116,19 +112,22 @@ class Leftovers:
             yield Finding("warning", "pin-of-no-step", found, means, heals, (command,), step=step.step, file=step.name)
 
     def _loose(self) -> Iterator[Finding]:
-        """Unfinished files that are of no attempt, and what is left of trying the store's conditions."""
-        loose = [upload for upload in self.look.uploads if self._is_ours(upload)]
-        if loose:
-            found = (
-                f"{counted(len(loose), 'unfinished write')} of small files (records, hints): {_first(each.key for each in loose)}"
-            )
-            yield self._judged(Finding("warning", "unfinished-write", found, "Nothing is lost."), [], loose)
-        probes = {name: head for name, head in self.look.files.items() if is_probe(name)}
-        if probes:
-            found = f"{counted(len(probes), 'file')} of a process that died while it tried the store: {_first(probes)}"
-            yield self._judged(Finding("warning", "probe", found, "Nothing is lost."), probes.values(), [])
+        """Unfinished files that are of no attempt, and what is left of trying the store's conditions: old ones, then others."""
+        loose = {upload.key: upload.modified for upload in self.look.uploads if self._is_ours(upload)}
+        probes = {name: head.modified for name, head in self.look.files.items() if is_probe(name)}
+        for kind, what, signs in (
+            ("unfinished-write", "unfinished write of a small file (record, hint)", loose),
+            ("probe", "file of a process that died while it tried the store", probes),
+        ):
+            old = {name: sign for name, sign in signs.items() if self._is_old(sign)}
+            for group in filter(None, (old, {name: sign for name, sign in signs.items() if name not in old})):
+                found = f"{len(group):,} {what}: {shown(sorted(group), 3)}"
+                yield self._judged(Finding("warning", kind, found, "Nothing is lost."), group.values())
 
-    def _is_ours(self, upload: Upload) -> bool:
+    def _is_old(self, sign: float) -> bool:
+        return self.cures.grace_s == 0 or self.look.now - sign >= self.cures.grace_s
+
+    def _is_ours(self, upload: Unfinished) -> bool:
         """Whether a sweep would end it: in the run's folder itself, or in that of a step, as its record."""
         above = upload.key.rpartition("/")[0]
         return not above or above in self.look.steps
@@ -152,9 +151,12 @@ def _needs(holder: StepFolder, hold: Hold) -> bool:
     return bool(record.manifest and record.manifest.attempt == hold.by and record.manifest.refers_to(hold.attempt))
 
 
-def _held(files: Mapping[str, Head]) -> str:
-    return f"it has {counted(len(files), 'file')}, {sized(sum(head.nbytes for head in files.values()))}"
+def _signs(files: Mapping[str, Head | None], uploads: Iterable[Unfinished]) -> list[float]:
+    return [each.modified for each in (*files.values(), *uploads) if each]
 
 
-def _first(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, list(names)[:3]))
+def _held(files: Mapping[str, Head], uploads: Sequence[Unfinished]) -> str:
+    text = f"it has {counted(len(files), 'file')} of {sized(sum(head.nbytes for head in files.values()))}"
+    sizes = [upload.nbytes for upload in uploads if upload.nbytes is not None]
+    unfinished = f" and {counted(len(uploads), 'unfinished write')}" + (f" of {sized(sum(sizes))}" if sizes else "")
+    return text + (unfinished if uploads else "")

@@ -17,11 +17,25 @@ from ckptmgr.manifest import MANIFEST, Manifest, folder_name, parse_attempt
 from ckptmgr.naming import StepNaming
 from ckptmgr.record import LIMIT_NBYTES, Record, decode, encode
 from ckptmgr.sighting import MOST, READERS, sight_of
-from ckptmgr.storage import Folder, Head, LocalStore, Marked, MarkingStore, PosixStore, Sight, Upload, Version
+from ckptmgr.storage import Folder, Head, LocalStore, Marked, MarkingStore, PosixStore, Sight, Version
 from ckptmgr.storage.folders import Root
 from ckptmgr.storage.scanning import scan
 
 _EMPTIED_NBYTES = len(encode(Record()))  # no record with anything in it is as short
+
+
+class Unfinished(NamedTuple):
+    """An unfinished write, by its key below the run's folder: its last sign of life, and its size where the store tells it."""
+
+    key: str
+    modified: float
+    nbytes: int | None = None
+
+    @property
+    def attempt(self) -> str | None:
+        """The attempt that it is of; None if it is of no attempt's file."""
+        parts = self.key.split("/")
+        return parse_attempt(parts[1]) if len(parts) == 3 else None
 
 
 class Listed(NamedTuple):
@@ -76,7 +90,7 @@ class Look:
     files: Mapping[str, Head]
     folders: Sequence[str]
     steps: Mapping[str, StepFolder]
-    uploads: Sequence[Upload] = ()
+    uploads: Sequence[Unfinished] = ()
     blocked: Mapping[str, OSError] = field(default_factory=dict)
 
     @property
@@ -96,7 +110,7 @@ class Look:
         head = listed.attempts.get(parse_attempt(place) or "", {}).get(file)
         return head.nbytes if head else None
 
-    def uploads_at(self, prefix: str) -> list[Upload]:
+    def uploads_at(self, prefix: str) -> list[Unfinished]:
         """Unfinished writes of files whose keys begin so."""
         return [upload for upload in self.uploads if upload.key.startswith(prefix)]
 
@@ -114,7 +128,7 @@ def look(root: Folder, naming: StepNaming, now: float) -> Look:
     """
     below = root.store.below(root.prefix, most=MOST) if isinstance(root.store, MarkingStore) else None
     blocked: dict[str, OSError] = {}
-    uploads: list[Upload] = []
+    uploads: list[Unfinished] = []
     if below is None:
         files, names, temporary = _level(root, "")
         uploads += temporary
@@ -131,10 +145,10 @@ def look(root: Folder, naming: StepNaming, now: float) -> Look:
             blocked[name] = error
     if not isinstance(root.store, PosixStore):
         try:
-            uploads += [upload._replace(key=upload.key.removeprefix(root.prefix)) for upload in root.uploads()]
+            uploads += [Unfinished(each.key.removeprefix(root.prefix), each.modified) for each in root.uploads()]
         except OSError as error:
             blocked[""] = error
-    begun = {upload.key.partition("/")[0] for upload in uploads if attempt_of(upload)}
+    begun = {upload.key.partition("/")[0] for upload in uploads if upload.attempt}
     steps.update({name: step for name in sorted(begun) if (step := naming.parse(name)) is not None})
 
     def read(name: str) -> StepFolder:
@@ -171,12 +185,6 @@ def record_at(root: Folder, name: str, step: int | None, head: Head | None) -> t
     return None, None
 
 
-def attempt_of(upload: Upload) -> str | None:
-    """The attempt that an unfinished write is of, by its key below the run's folder; None if it is of no attempt's file."""
-    parts = upload.key.split("/")
-    return parse_attempt(parts[1]) if len(parts) == 3 else None
-
-
 def _with_record(root: Folder, name: str, step: int, listed: Listed) -> StepFolder:
     try:
         record, sight = record_at(root, name, step, listed.record)
@@ -193,15 +201,15 @@ def _all(read: Callable[[str], StepFolder], names: Sequence[str], readers: int) 
         return dict(zip(names, pool.map(read, names), strict=True))
 
 
-def _level(folder: Folder, place: str) -> tuple[Mapping[str, Head], Sequence[str], list[Upload]]:
+def _level(folder: Folder, place: str) -> tuple[Mapping[str, Head], Sequence[str], list[Unfinished]]:
     """Files, folders, and unfinished files of one level. A store's `uploads` would go down every folder that anybody made."""
     if not isinstance(folder.store, PosixStore):
         return *folder.list(), []
     files, folders, temporary = scan(Root(folder.store.location("")), folder.prefix, follow_links=False)
-    return files, folders, [Upload(f"{place}{name}", name, head.modified) for name, head in temporary.items()]
+    return files, folders, [Unfinished(f"{place}{name}", head.modified, head.nbytes) for name, head in temporary.items()]
 
 
-def _listed(folder: Folder, place: str) -> tuple[Listed, list[Upload]]:
+def _listed(folder: Folder, place: str) -> tuple[Listed, list[Unfinished]]:
     files, folders, uploads = _level(folder, place)
     attempts: dict[str, Mapping[str, Head]] = {}
     for name in folders:
