@@ -10,15 +10,23 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 from runs import state
 from syscalls import in_child
 from typer.testing import CliRunner
 
 from ckptmgr import CheckpointManager, Diagnosis, Finding
 from ckptmgr.cli.app import app
+from ckptmgr.diagnosis import storing
 
 READING = {"read", "read_into", "opened", "is_cached", "reread", "file", "head", "list", "below", "uploads", "location", "mark"}
 STEPS = (100, 200, 300)
+
+
+@pytest.fixture(autouse=True)
+def on_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the tests run, memory or a container's layer included, this is no news of the run."""
+    monkeypatch.setattr(storing, "filesystem", lambda path: "ext4")
 
 
 def saved(run: Path, **options: Any) -> CheckpointManager:

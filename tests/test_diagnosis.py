@@ -1,18 +1,31 @@
 """The doctor finds each sickness of a run, and what it prints heals it."""
 
 import os
+import random
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from runs import state
-from sickness import file_of, flip, found, killed, obey, saved, snapshot
+from sickness import file_of, flip, found, killed, obey, on_a_disk, saved, snapshot
 from syscalls import counting, dying_at, in_child
 
-from ckptmgr import CheckpointManager, Diagnosis, KeepLast, StepNaming, copy, diagnose, save
+from ckptmgr import (
+    CheckpointError,
+    CheckpointManager,
+    CorruptCheckpointError,
+    Diagnosis,
+    KeepLast,
+    copy,
+    diagnose,
+    save,
+)
 from ckptmgr.record import Record, encode, seal
+
+__all__ = ["on_a_disk"]
 
 
 @pytest.fixture
@@ -174,6 +187,41 @@ def test_a_folder_of_links_is_no_step(run: Path, tmp_path: Path) -> None:
     assert restored(run) == 300
 
 
+HARMS: list[Callable[[Path, int], object]] = [
+    lambda run, step: None,
+    lambda run, step: flip(file_of(run, step)),
+    lambda run, step: cut(file_of(run, step)),
+    lambda run, step: file_of(run, step).unlink(),
+    lambda run, step: file_of(run, step, "tree.json").unlink(),
+    lambda run, step: flip(file_of(run, step, "tree.json")),
+    lambda run, step: flip(file_of(run, step, "config.json")),
+    lambda run, step: flip(run / f"step-{step:08d}" / "manifest.json"),
+    lambda run, step: (run / f"step-{step:08d}" / "manifest.json").unlink(),
+    lambda run, step: CheckpointManager(run).delete(step),
+]
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_a_restore_does_what_the_doctor_says(run: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    for step in (100, 200, 300):
+        chance.choice(HARMS)(run, step)
+    diagnosis = looked(run, deep=True)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            restored: object = CheckpointManager(run).restore()
+        except CheckpointError as error:
+            restored = error
+    skipped = [str(each.message).split()[1] for each in caught]
+
+    assert diagnosis.restores == getattr(restored, "step", None) or isinstance(restored, CheckpointError), str(diagnosis)
+    assert (diagnosis.restores is None) == isinstance(restored, CheckpointError)
+    assert bool(diagnosis.refuses) == isinstance(restored, CorruptCheckpointError)
+    assert list(map(str, diagnosis.skips)) == skipped
+
+
 # ---- leftovers
 
 
@@ -302,57 +350,6 @@ def test_files_of_nobody_are_a_note(run: Path) -> None:
     assert "'mine\\x1b[2J'" in notes[0]
     assert "'notes.txt'" in notes[1]
     assert looked(run).severity == "note"
-
-
-# ---- names and places
-
-
-@pytest.mark.parametrize("template", ["ckpt-{step}", "ckpt-{step:05d}", "{step:07d}", "run-7-{step}"])
-def test_another_naming_is_told_by_the_folders(tmp_path: Path, template: str) -> None:
-    saved(tmp_path / "run", naming=StepNaming(template))
-
-    diagnosis = looked(tmp_path / "run")
-    finding = found(diagnosis, "other-naming")
-
-    assert (diagnosis.restores, finding.severity) == (None, "problem")
-    assert "starts from scratch" in finding.means
-    assert f"naming=StepNaming({template!r})" in finding.heals
-    assert "a restore gives step 300" in obey(finding)
-
-
-def test_a_folder_of_runs_points_at_them(run: Path) -> None:
-    finding = found(looked(run.parent), "folder-of-runs")
-
-    assert "'run'" in finding.found
-    assert "a restore gives step 300" in obey(finding)
-
-
-def test_a_file_a_step_and_an_attempt_are_no_runs(run: Path) -> None:
-    assert "is a file" in found(diagnose(file_of(run, 300)), "not-a-run").found
-    assert obey(found(diagnose(file_of(run, 300)), "not-a-run"))
-    for place in (run / "step-00000300", file_of(run, 300).parent):
-        assert "a restore gives step 300" in obey(found(looked(place), "not-a-run"))
-
-
-def test_a_checkpoint_of_another_tool_is_no_run(tmp_path: Path) -> None:
-    save(tmp_path / "hub" / "model.safetensors", {"w": np.zeros(3)})
-
-    assert "of the format 'safetensors'" in found(looked(tmp_path / "hub"), "not-a-run").found
-
-
-def test_nothing_there_is_a_problem_that_names_what_is_near(run: Path) -> None:
-    finding = found(diagnose(f"{run}s"), "nothing-there")
-
-    assert "starts from scratch" in finding.means
-    assert finding.commands == (f"ckptmgr doctor {run}",)
-    assert not Path(f"{run}s").exists()
-
-
-def test_a_run_without_a_step_yet_is_a_note(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "events.out").write_text("x")
-
-    assert (looked(tmp_path / "run").severity, looked(tmp_path / "run").restores) == ("note", None)
 
 
 def test_a_negative_grace_period_is_refused(run: Path) -> None:

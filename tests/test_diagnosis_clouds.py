@@ -1,5 +1,6 @@
 """The doctor on object stores: by few requests that read, and what it prints heals."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -105,6 +106,15 @@ def test_an_upload_that_nobody_ends_is_swept(request: pytest.FixtureRequest, mon
     assert "1 unfinished write" in finding.found
     obey(finding)
     assert diagnose(url, grace_s=0).ok
+
+
+def test_a_clock_that_differs_from_the_stores_is_told(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = of_s3(request, monkeypatch)
+    monkeypatch.setattr("ckptmgr.diagnosis.storing.time", lambda: time.time() - 630)
+
+    finding = found(diagnose(url), "clock")
+
+    assert "10 min behind the store's" in finding.found
 
 
 def test_a_store_without_conditions_is_told_once_it_was_tried(request: pytest.FixtureRequest) -> None:

@@ -14,18 +14,19 @@ from bounds import cheap
 from incrementals import file_of as file_with
 from incrementals import no_links, small_groups
 from incrementals import state as parts
-from sickness import Forbidding, file_of, flip, found, obey, saved, snapshot
+from sickness import Forbidding, file_of, flip, found, obey, on_a_disk, saved, snapshot
 from stores import MarkedStore, MemoryStore
 from test_posix_disk import as_nobody, open_to_all
 
 from ckptmgr import CheckpointManager, Diagnosis, backend, commit, copy, diagnose
 from ckptmgr.diagnosis import storing
+from ckptmgr.diagnosis.storing import filesystem
 from ckptmgr.manifest import Manifest, new_attempt
 from ckptmgr.record import Record, encode
 from ckptmgr.storage import Folder, PosixStore, Upload
 from ckptmgr.sweep import sweep
 
-__all__ = ["open_to_all"]
+__all__ = ["on_a_disk", "open_to_all"]
 
 
 @pytest.fixture
@@ -92,11 +93,44 @@ def test_what_this_user_may_not_read_is_told_and_stops_restores(open_to_all: Pat
         assert found(diagnosis, "unreadable").commands
         with pytest.raises(PermissionError):
             CheckpointManager(open_to_all / "run").restore()
+        if closed != ".":
+            assert CheckpointManager(open_to_all / "run").restore(300).step == 300
 
     assert as_nobody(look) == 0
     if closed != ".":
         (open_to_all / "run" / closed).chmod(0o755)
         assert diagnose(open_to_all / "run").ok
+
+
+@pytest.mark.parametrize(("step", "restores"), [(300, None), (200, 300)])
+def test_files_that_this_user_may_not_read_stop_the_restore_that_comes_to_them(
+    open_to_all: Path, step: int, restores: int | None
+) -> None:
+    saved(open_to_all / "run")
+    file_of(open_to_all / "run", step).parent.chmod(0)
+
+    def look() -> None:
+        diagnosis = diagnose(open_to_all / "run", deep=True)
+        assert (diagnosis.restores, found(diagnosis, "unreadable").step) == (restores, step), str(diagnosis)
+        if restores:
+            assert CheckpointManager(open_to_all / "run").restore().step == restores
+        else:
+            with pytest.raises(PermissionError):
+                CheckpointManager(open_to_all / "run").restore()
+
+    assert as_nobody(look) == 0
+
+
+def test_a_closed_folder_of_another_tool_stops_restores(open_to_all: Path) -> None:
+    saved(open_to_all / "run")
+    (open_to_all / "run" / "checkpoint-50").mkdir(mode=0)
+
+    def look() -> None:
+        assert "checkpoint-50: Permission denied" in diagnose(open_to_all / "run").refuses
+        with pytest.raises(PermissionError):
+            CheckpointManager(open_to_all / "run").restore()
+
+    assert as_nobody(look) == 0
 
 
 def test_saves_in_another_process_raise_no_alarm(tmp_path: Path) -> None:
@@ -242,14 +276,26 @@ def test_no_room_for_another_save_is_a_warning(run: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "told"), [("tmpfs", "fleeting-storage"), ("nfs4", "far-storage"), ("ext4", None)])
-def test_kinds_of_file_systems_are_told(run: Path, tmp_path: Path, kind: str, told: str | None) -> None:
-    table = tmp_path / "mountinfo"
-    table.write_text(f"1 0 8:1 / / rw - ext4 /dev/sda rw\n2 1 0:9 / {str(run).replace('run', 'ru')}n rw,x - {kind} srv:/x rw\n")
-
-    assert storing.filesystem(str(run), str(table)) == kind
+def test_kinds_of_file_systems_are_told(run: Path, kind: str, told: str | None) -> None:
     with mock.patch.object(storing, "filesystem", return_value=kind):
         kinds = [each.kind for each in diagnose(run).findings]
     assert kinds == ([told] if told else [])
+
+
+def test_the_kind_is_that_of_the_innermost_mount(tmp_path: Path) -> None:
+    (tmp_path / "a disk" / "run").mkdir(parents=True)
+    table = tmp_path / "mountinfo"
+    inner = str(tmp_path / "a disk").replace(" ", r"\040")
+    lines = [
+        "1 0 8:1 / / rw - ext4 /dev/sda rw",
+        f"2 1 0:9 / {inner} rw,x shared:1 - nfs4 srv:/x rw",
+        "3 1 0:9 / /a rw - tmpfs t rw",
+    ]
+    table.write_text("\n".join(lines))
+
+    assert filesystem(str(tmp_path / "a disk" / "run"), str(table)) == "nfs4"
+    assert filesystem(str(tmp_path), str(table)) == "ext4"
+    assert filesystem(str(tmp_path), str(tmp_path / "none")) == ""
 
 
 def test_a_disk_without_locks_is_a_note(run: Path) -> None:

@@ -23,16 +23,16 @@ from ckptmgr.storage.weak import is_probe
 _TARGET = "NEW_RUN"
 
 
-def foreign_steps(look: Look) -> list[Foreign]:
-    """The steps of other tools, oldest first, as `Run.steps` tells them. What cannot be listed has none."""
+def foreign_steps(look: Look) -> tuple[list[Foreign], OSError | None]:
+    """The steps of other tools, oldest first, as `Run.steps` tells them; or none, and the error that this gives."""
     held = {name for name, step in look.steps.items() if step.listed.record}
-    folders = [*look.folders, *(name for name in look.steps if name not in held and name not in look.blocked)]
+    folders = [*look.folders, *(name for name, step in look.steps.items() if name not in held and not step.listed.closed)]
     taken = {step.step for step in look.steps.values() if step.manifest or step.trouble}
     oldest = min([0, *(step.manifest.sequence for step in look.committed[:1] if step.manifest)])
     try:
-        return foreign.find(look.root, look.naming, look.files, folders=folders, taken=taken, below=oldest)
-    except OSError:
-        return []
+        return foreign.find(look.root, look.naming, look.files, folders=folders, taken=taken, below=oldest), None
+    except OSError as error:
+        return [], error
 
 
 @dataclass(frozen=True)

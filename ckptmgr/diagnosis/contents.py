@@ -58,7 +58,7 @@ def wrong_files(look: Look) -> list[Wrong]:
     """Files that are missing, or have another size than was written. Nothing is read but what looks wrong, once more."""
     found = _Found()
     for step in look.committed:
-        manifest = step.manifest
+        manifest = step.manifest if step.listed.closed is None else None
         wrong = [entry for entry in manifest.files if look.size(_path(step, entry)) != entry.nbytes] if manifest else []
         for problem, entry in _again(look, step, wrong):
             found.add(step, entry.name, problem.message)
@@ -68,7 +68,7 @@ def wrong_files(look: Look) -> list[Wrong]:
 def damaged_files(look: Look, known: Sequence[Wrong], progress: Progress | None) -> list[Wrong]:
     """Files whose bytes are not what was written, of the steps that have all of them in their size: every byte is read."""
     bad = {step for each in known for step in each.steps}
-    chosen = [step for step in look.committed if step.step not in bad]
+    chosen = [step for step in look.committed if step.step not in bad and step.listed.closed is None]
     total = sum(step.manifest.nbytes for step in chosen if step.manifest)
     run, done, found = Run(look.root, look.naming), 0, _Found()
     for step in chosen:

@@ -16,7 +16,7 @@ from ckptmgr.diagnosis.findings import Diagnosis, Finding, ordered
 from ckptmgr.diagnosis.leftovers import Leftovers
 from ckptmgr.diagnosis.looking import Look, look
 from ckptmgr.diagnosis.place import Place
-from ckptmgr.diagnosis.records import Records, refusal
+from ckptmgr.diagnosis.records import Records, refusal, told
 from ckptmgr.diagnosis.storing import Storing
 from ckptmgr.errors import CorruptCheckpointError
 from ckptmgr.naming import StepNaming
@@ -72,18 +72,13 @@ def _examined(
     deep: bool,
     progress: Progress | None,
 ) -> Diagnosis:
-    committed, others = seen.committed, foreign_steps(seen)
+    committed, (others, hidden) = seen.committed, foreign_steps(seen)
     wrong = wrong_files(seen)
     wrong += damaged_files(seen, wrong, progress) if deep else []
     far = None if remote is None else tiers.remote(remote, remote_options, seen)
     there = frozenset(info.step for info in far.steps) if far else frozenset[int]()
-    bad, numbers = broken(wrong), [step.step for step in committed]
-    known = [*(each.info.step for each in others), *numbers]
-    good = [step for step in known if step not in bad or step not in numbers]
-    refuses = refusal(seen)
-    falls_to = good[-1] if good and not refuses else None
-    damaged = [step.step for step in seen.steps.values() if isinstance(step.trouble, CorruptCheckpointError)]
-    newer = known[known.index(falls_to) + 1 :] if falls_to is not None else known
+    known = [*(each.info.step for each in others), *(step.step for step in committed)]
+    falls_to, skips, refuses = _restored(seen, known, broken(wrong), hidden)
     placed = list(place.findings(has_steps=bool(known)))
     is_run = bool(known) or not any(finding.severity == "problem" for finding in placed)
     findings: list[Finding] = [
@@ -98,14 +93,30 @@ def _examined(
     return Diagnosis(
         place.url,
         seen.root.location(),
-        steps=tuple(numbers),
+        steps=tuple(step.step for step in committed),
         foreign=tuple(each.info.step for each in others),
         restores=falls_to,
-        skips=tuple(dict.fromkeys([*damaged, *reversed(newer)])),
-        refuses=refuses or ("no step passes its checks" if falls_to is None and (known or damaged) else ""),
+        skips=skips,
+        refuses=refuses,
         is_deep=deep,
         findings=ordered(findings),
     )
+
+
+def _restored(seen: Look, known: list[int], bad: set[int], hidden: OSError | None) -> tuple[int | None, tuple[int, ...], str]:
+    """The step that a restore without a step gives, those that it passes over, and why it would be an error."""
+    if refuses := refusal(seen) or (told(seen, hidden) if hidden else ""):
+        return None, (), refuses
+    damaged = [step.step for step in seen.steps.values() if isinstance(step.trouble, CorruptCheckpointError)]
+    skips = dict.fromkeys(damaged)  # of these it warns in any case
+    own = {step.step: step for step in seen.committed}
+    for step in reversed(known):
+        if step in own and (closed := own[step].listed.closed):
+            return None, tuple(skips), told(seen, closed)
+        if step not in own or step not in bad:
+            return step, tuple(skips), ""
+        skips[step] = None
+    return None, tuple(skips), "no step passes its checks" if skips else ""
 
 
 def _closed(url: str, root: Folder, error: PermissionError) -> Diagnosis:

@@ -31,8 +31,8 @@ class Leftovers:
     def findings(self) -> Iterator[Finding]:
         """One for each claim, each attempt that no record names, and each sort of what else is left."""
         for step in self.look.steps.values():
-            if step.trouble is not None:
-                continue  # a sweep leaves all of it
+            if step.trouble is not None or step.listed.closed is not None:
+                continue  # a sweep leaves all of it, or stops
             if step.record and step.record.claim:
                 yield self._claim(step, step.record.claim)
             yield from self._unnamed(step)

@@ -7,7 +7,8 @@ The store is not asked for its time, for which some stores touch a file.
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from ckptmgr.errors import CorruptCheckpointError, FormatVersionError
@@ -44,6 +45,7 @@ class Listed(NamedTuple):
     record: Head | None = None
     attempts: Mapping[str, Mapping[str, Head]] = {}
     others: Sequence[str] = ()
+    closed: OSError | None = None  # it, or an attempt's folder in it, could not be listed
 
 
 class StepFolder(NamedTuple):
@@ -80,8 +82,7 @@ class StepFolder(NamedTuple):
 class Look:
     """A run as it was seen. ``files`` and ``folders`` are the run's own, without the folders that have names of steps.
 
-    ``uploads`` are unfinished writes wherever ckptmgr writes; their keys are relative to the run's folder. ``blocked`` has the
-    errors of what could not be listed, by place.
+    ``uploads`` are unfinished writes wherever ckptmgr writes.
     """
 
     root: Folder
@@ -91,7 +92,6 @@ class Look:
     folders: Sequence[str]
     steps: Mapping[str, StepFolder]
     uploads: Sequence[Unfinished] = ()
-    blocked: Mapping[str, OSError] = field(default_factory=dict)
 
     @property
     def committed(self) -> list[StepFolder]:
@@ -127,7 +127,6 @@ def look(root: Folder, naming: StepNaming, now: float) -> Look:
         OSError: the run's folder itself cannot be listed.
     """
     below = root.store.below(root.prefix, most=MOST) if isinstance(root.store, MarkingStore) else None
-    blocked: dict[str, OSError] = {}
     uploads: list[Unfinished] = []
     if below is None:
         files, names, temporary = _level(root, "")
@@ -138,39 +137,32 @@ def look(root: Folder, naming: StepNaming, now: float) -> Look:
         names = [*known]
     steps = {name: step for name in names if (step := naming.parse(name)) is not None}
     for name in list(steps) if below is None else ():
-        try:
-            known[name], temporary = _listed(root.folder(name), f"{name}/")
-            uploads += temporary
-        except OSError as error:
-            blocked[name] = error
+        known[name], temporary = _listed(root.folder(name), f"{name}/")
+        uploads += temporary
     if not isinstance(root.store, PosixStore):
-        try:
+        with suppress(PermissionError):  # that one may not list them does not make the run sick
             uploads += [Unfinished(each.key.removeprefix(root.prefix), each.modified) for each in root.uploads()]
-        except OSError as error:
-            blocked[""] = error
     begun = {upload.key.partition("/")[0] for upload in uploads if upload.attempt}
     steps.update({name: step for name in sorted(begun) if (step := naming.parse(name)) is not None})
 
     def read(name: str) -> StepFolder:
-        if name in blocked:
-            return StepFolder(name, steps[name], Listed(), trouble=blocked[name])
         return _with_record(root, name, steps[name], known.get(name, Listed()))
 
     seen = _all(read, [*steps], READERS if isinstance(root.store, MarkingStore) else 1)
-    return Look(root, naming, now, files, [name for name in names if name not in steps], seen, uploads, blocked)
+    return Look(root, naming, now, files, [name for name in names if name not in steps], seen, uploads)
 
 
 def record_at(root: Folder, name: str, step: int | None, head: Head | None) -> tuple[Record | None, Sight | None]:
-    """The record in the folder ``name``, and its bytes. ``step`` is the one that it must be of, if any; ``head`` its listing.
+    """The record in the folder ``name``, and its bytes. ``step`` is the one that it must be of, ``head`` its listing, if any.
 
     Raises:
         CorruptCheckpointError, FormatVersionError: what is there cannot be decoded.
         OSError: it cannot be read.
     """
-    if head is None or head.nbytes == _EMPTIED_NBYTES:
+    if head is not None and head.nbytes == _EMPTIED_NBYTES:
         return None, None
     where = root.location(f"{name}/{MANIFEST}")
-    if head.nbytes > LIMIT_NBYTES:
+    if head is not None and head.nbytes > LIMIT_NBYTES:
         text = f"the record {where!r} has {head.nbytes} bytes, and a record has at most {LIMIT_NBYTES}"
         raise CorruptCheckpointError(f"{text}: damaged, or not written by ckptmgr", step=step, file=MANIFEST)
     for is_last in (isinstance(root.store, LocalStore), True):  # what comes damaged from afar is read once more
@@ -186,11 +178,15 @@ def record_at(root: Folder, name: str, step: int | None, head: Head | None) -> t
 
 
 def _with_record(root: Folder, name: str, step: int, listed: Listed) -> StepFolder:
+    if listed.record is None and listed.closed is None:
+        return StepFolder(name, step, listed)
     try:
         record, sight = record_at(root, name, step, listed.record)
     except (CorruptCheckpointError, FormatVersionError, OSError) as error:
         return StepFolder(name, step, listed, trouble=error)
-    return StepFolder(name, step, listed, record, sight.version, sight.data) if sight else StepFolder(name, step, listed)
+    if sight is None:  # where the folder cannot be listed, a record that is not found may be hidden by that
+        return StepFolder(name, step, listed, trouble=listed.closed if listed.record is None else None)
+    return StepFolder(name, step, listed, record, sight.version, sight.data)
 
 
 def _all(read: Callable[[str], StepFolder], names: Sequence[str], readers: int) -> dict[str, StepFolder]:
@@ -210,14 +206,22 @@ def _level(folder: Folder, place: str) -> tuple[Mapping[str, Head], Sequence[str
 
 
 def _listed(folder: Folder, place: str) -> tuple[Listed, list[Unfinished]]:
-    files, folders, uploads = _level(folder, place)
+    try:
+        files, folders, uploads = _level(folder, place)
+    except OSError as error:
+        return Listed(closed=error), []
+    closed: OSError | None = None
     attempts: dict[str, Mapping[str, Head]] = {}
     for name in folders:
-        if attempt := parse_attempt(name):
+        if (attempt := parse_attempt(name)) is None:
+            continue
+        try:
             attempts[attempt], _, temporary = _level(folder.folder(name), f"{place}{name}/")
             uploads += temporary
+        except OSError as error:
+            closed = error
     others = [*(name for name in files if name != MANIFEST), *(name for name in folders if not parse_attempt(name))]
-    return Listed(files.get(MANIFEST), attempts, others), uploads
+    return Listed(files.get(MANIFEST), attempts, others, closed), uploads
 
 
 def _gathered(below: Mapping[str, Marked]) -> tuple[dict[str, Head], dict[str, Listed]]:

@@ -1,6 +1,7 @@
 """What a URL is that is no run with steps: nothing, a file, a step's own folder, a folder of runs, or a run of other names."""
 
 import difflib
+import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -12,10 +13,12 @@ from ckptmgr.diagnosis.findings import Finding
 from ckptmgr.diagnosis.looking import Look, record_at
 from ckptmgr.errors import BackendNotFoundError, CheckpointError, shown
 from ckptmgr.manifest import MANIFEST, parse_attempt
-from ckptmgr.naming import StepNaming
+from ckptmgr.naming import FOREIGN, StepNaming
 from ckptmgr.storage import Folder, open_folder
 
 _MOST = 64  # folders that are looked into
+_TOLD = 3  # namings that are told
+_DIGITS = 4_000  # of a number that Python reads
 
 Options = Mapping[str, object] | None
 
@@ -79,11 +82,11 @@ class Place:
 
     def _other_names(self, *, has_steps: bool) -> Iterator[Finding]:
         """Committed steps in folders whose names are not those that are looked for: the run seems empty, or shorter."""
-        found: dict[str, list[str]] = {}
-        for name in self.look.folders[-_MOST:] if self.look.folders else ():
-            if template := _template(self.look.root, name):
-                found.setdefault(template, []).append(name)
-        for template, names in found.items():
+        known: dict[str, int] = {}
+        for name in self.look.folders[-_MOST:]:
+            if (step := _step_in(self.look.root, name)) is not None:
+                known[name] = step
+        for template, names in itertools.islice(_templates(known).items(), _TOLD):
             text = f"steps with other names than {self.look.naming.template!r}: {shown(names, 3)}"
             means = "They are not found under this naming. "
             means += (
@@ -129,17 +132,33 @@ class Place:
         return Cures(url, self.look.naming).command("doctor")
 
 
-def _template(root: Folder, name: str) -> str | None:
-    """A naming by which the folder, if a committed step lies in it, has its name."""
+def _step_in(root: Folder, name: str) -> int | None:
+    """The step that is committed in a folder, whatever its name."""
     try:
-        record, _ = record_at(root, name, None, root.folder(name).head(MANIFEST))
+        head = root.folder(name).head(MANIFEST)
+        record, _ = record_at(root, name, None, head) if head else (None, None)
     except (CheckpointError, OSError):
         return None
-    manifest = record.manifest if record else None
-    if manifest is None:
-        return None
+    return record.manifest.step if record and record.manifest else None
+
+
+def _templates(known: Mapping[str, int]) -> dict[str, list[str]]:
+    """Names by templates that give them: one for all if there is such a one, else a usual one of other tools, else several."""
+    found: dict[str, list[str]] = {}
+    for name, step in known.items():
+        if template := _template(name, step):
+            found.setdefault(template, []).append(name)
+    if len(found) > 1:
+        for naming in FOREIGN:
+            if all(naming.parse(name) == step for name, step in known.items()):
+                return {naming.template: [*known]}
+    return found
+
+
+def _template(name: str, step: int) -> str | None:
+    """A template by which the folder of that step has its name."""
     for digits in reversed([*re.finditer("[0-9]+", name)]):
-        if int(digits[0][:4300]) != manifest.step:
+        if int(digits[0][:_DIGITS]) != step:
             continue
         width = f":0{len(digits[0])}d" if digits[0].startswith("0") and len(digits[0]) > 1 else ""
         template = f"{_literal(name[: digits.start()])}{{step{width}}}{_literal(name[digits.end() :])}"
@@ -147,7 +166,7 @@ def _template(root: Folder, name: str) -> str | None:
             naming = StepNaming(template)
         except ValueError:
             continue
-        if naming.parse(name) == manifest.step:
+        if naming.parse(name) == step:
             return template
     return None
 

@@ -3,7 +3,7 @@
 import errno
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ckptmgr.diagnosis.cures import Cures, pip, shell
 from ckptmgr.diagnosis.findings import Finding
@@ -32,6 +32,8 @@ class Records:
                 yield self._renamed(step) or self._damaged(step)
             elif isinstance(step.trouble, OSError):
                 yield self._denied(step, step.trouble)
+            elif step.listed.closed is not None:
+                yield self._closed(step, step.listed.closed)
         yield from self._twice()
 
     def _newer(self, steps: list[StepFolder]) -> Finding:
@@ -88,10 +90,17 @@ class Records:
             "problem", "damaged-record", found, means, heals, (self.cures.delete(step.step),), step=step.step, file=place
         )
 
+    def _closed(self, step: StepFolder, error: OSError) -> Finding:
+        """A step whose record can be read, and whose files cannot be listed."""
+        means = "Nothing is lost. The step cannot be restored, and a restore that comes to it stops with that error."
+        return replace(self._denied(step, error), means=means)
+
     def _denied(self, step: StepFolder, error: OSError) -> Finding:
         place = self.look.root.location(step.name)
         found = f"step {step.step}: {place!r} cannot be looked at: {error.strerror or error}"
-        means = "Nothing is lost. Restores and lists of this run stop with that error, whatever the step."
+        means = (
+            "Nothing is lost. Lists of the run, and restores without a step, stop with that error. Other steps restore by number."
+        )
         commands: tuple[str, ...] = ()
         heals = "Let this user read it, or look again: it is the storage that refuses."
         if isinstance(self.look.root.store, PosixStore) and error.errno in _DENIED:
@@ -102,10 +111,10 @@ class Records:
         return Finding("problem", "unreadable", found, means, heals, commands, step=step.step, file=step.name)
 
     def _twice(self) -> Iterator[Finding]:
-        counted = {each.name for each in self.look.committed}
+        chosen = {each.step: each.name for each in self.look.committed}
         for step in self.look.steps.values():
-            if step.manifest and step.name not in counted:
-                other = next(each.name for each in self.look.committed if each.step == step.step)
+            other = chosen.get(step.step)
+            if step.manifest and other and step.name != other:
                 found = f"step {step.step}: it is in {step.name!r} and in {other!r}"
                 means = f"Nothing is lost. {other!r}, which was saved last, is the step; the other is never looked at."
                 heals = "If you need one only, move the other out of the run."
@@ -117,8 +126,13 @@ def refusal(look: Look) -> str:
     troubles = [each.trouble for each in look.steps.values()]
     for error in troubles:
         if isinstance(error, OSError):
-            return f"{error.filename or look.root.location()}: {error.strerror or error}"
+            return told(look, error)
     return next((str(error) for error in troubles if isinstance(error, FormatVersionError)), "")
+
+
+def told(look: Look, error: OSError) -> str:
+    """The error, and where it was met."""
+    return f"{error.filename or look.root.location()}: {error.strerror or error}"
 
 
 def _owner(path: str) -> int | None:

@@ -3,10 +3,10 @@
 import errno
 import fcntl
 import os
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from time import time
 
 from ckptmgr.diagnosis.cures import Cures, shell
 from ckptmgr.diagnosis.findings import Finding
@@ -127,7 +127,7 @@ class Storing:
             yield Finding("note", "untried-conditions", found, means)
 
     def _skew(self, store: ObjectStore) -> Iterator[Finding]:
-        skew = store.now() - time.time()  # of an answer's header: nothing is written
+        skew = store.now() - time()  # of an answer's header: nothing is written
         if abs(skew) > SKEW_S:
             found = f"the clock of this machine is {aged(abs(skew))} {'behind' if skew > 0 else 'ahead of'} the store's"
             means = "Nothing is lost. Retention by time is off by it; and at 15 minutes S3 refuses all requests."
