@@ -222,6 +222,14 @@ def test_a_restore_does_what_the_doctor_says(run: Path, seed: int) -> None:
     assert list(map(str, diagnosis.skips)) == skipped
 
 
+@pytest.mark.parametrize("target", ["anywhere", "nowhere"])
+def test_no_command_leads_to_where_a_strange_link_leads(run: Path, tmp_path: Path, target: str) -> None:
+    (tmp_path / "anywhere").mkdir()
+    (run / "step-00000400").symlink_to(tmp_path / target)
+
+    assert found(looked(run), "link").commands == ()
+
+
 # ---- leftovers
 
 

@@ -20,8 +20,6 @@ from ckptmgr.naming import parse_foreign
 from ckptmgr.storage import PosixStore
 from ckptmgr.storage.weak import is_probe
 
-_TARGET = "NEW_RUN"
-
 
 def foreign_steps(look: Look) -> tuple[list[Foreign], OSError | None]:
     """The steps of other tools, oldest first, as `Run.steps` tells them; or none, and the error that this gives."""
@@ -65,9 +63,8 @@ class Beside:
             yield Finding("note", "foreign-step", found, means, heals, commands, step=flat[-1])
         if inside:
             found = f"{steps(inside)}: written by another tool, in a folder of its own"
-            commands = (self.cures.command("migrate", _TARGET),)
-            heals = "Nothing needs to be done. To have them as steps of ckptmgr, migrate the run into a new one."
-            yield Finding("note", "foreign-step", found, means, heals, commands, step=inside[-1])
+            heals = "Nothing needs to be done. To have them as steps of ckptmgr, bring them into a new run (`ckptmgr migrate`)."
+            yield Finding("note", "foreign-step", found, means, heals, step=inside[-1])
 
     def _adopted(self) -> Iterator[Finding]:
         for step in self.look.committed:
@@ -107,9 +104,11 @@ class Beside:
         for name in names:
             found = f"{name!r} is a symbolic link"
             means = "Links in a run are never followed: what is behind it is not seen, and no step of that name is found."
-            heals = "Put what it leads to in its place."
+            heals = "Put a copy of what it leads to in its place."
             target = os.path.realpath(where(name))
-            commands = (*shell("rm", where(name)), *shell("mv", target, where(name))) if os.path.exists(target) else ()
+            # Whoever made the link may have meant anything by it: only what looks like a step, and only a copy of that.
+            is_ours = os.path.isfile(os.path.join(target, MANIFEST)) or (name in files and os.path.isfile(target))
+            commands = (*shell("rm", where(name)), *shell("cp", "-a", target, where(name))) if is_ours else ()
             step = self.look.naming.parse(name.partition("/")[0])
             yield Finding("problem", "link", found, means, heals, commands, step=step, file=name)
 
@@ -128,8 +127,9 @@ class Beside:
         folders = [name for name in self.look.folders if name not in known and parse_foreign(name) is None]
         if files or folders:
             nbytes = sum(self.look.files[name].nbytes for name in files)
-            found = f"{counted(len(files), 'file')} ({sized(nbytes)}) and {counted(len(folders), 'folder')} "
-            found += f"that ckptmgr did not write: {shown([*sorted(files), *sorted(folders)], 3)}"
+            what = [f"{counted(len(files), 'file')} ({sized(nbytes)})"] * bool(files)
+            what += [counted(len(folders), "folder")] * bool(folders)
+            found = f"{' and '.join(what)} that ckptmgr did not write: {shown([*sorted(files), *sorted(folders)], 3)}"
             means = "ckptmgr does not read, count or delete them."
             yield Finding("note", "unknown-file", found, means)
 

@@ -188,4 +188,4 @@ def _split(url: str) -> tuple[str, str]:
 
 
 def _joined(parent: str, name: str) -> str:
-    return name if parent == "." else f"{parent.rstrip('/')}/{name}"
+    return name if parent in ("", ".") else f"{parent.rstrip('/')}/{name}"

@@ -48,8 +48,8 @@ class Storing:
         if kind in _FLEETING:
             found = f"{where!r} is on {kind}: {_FLEETING[kind]}"
             means = "Steps are whole there, but not for long: they are gone when the machine or the container is."
-            heals = "Save to a disk or a bucket, or copy the steps there."
-            yield Finding("note", "fleeting-storage", found, means, heals, (self.cures.command("cp", "TARGET"),))
+            heals = "Save to a disk or a bucket, or copy the steps there (`ckptmgr cp`)."
+            yield Finding("note", "fleeting-storage", found, means, heals)
         elif kind.startswith(_FAR):
             found = f"{where!r} is on {kind}, which other machines may have mounted too"
             means = "Other machines may see a step seconds later. Files are durable as far as the server keeps its word."
