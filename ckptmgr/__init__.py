@@ -13,6 +13,7 @@ from ckptmgr.checkpoint import Checkpoint, Restored
 from ckptmgr.converting import convert
 from ckptmgr.convertreport import ConvertedTensor, ConvertReport
 from ckptmgr.copying import Copied, copy
+from ckptmgr.diagnosis import Diagnosis, Finding, diagnose
 from ckptmgr.differing import diff
 from ckptmgr.diffreport import DiffReport, TensorChange, ValueChange
 from ckptmgr.errors import (
@@ -75,8 +76,10 @@ __all__ = [
     "ConvertedTensor",
     "Copied",
     "CorruptCheckpointError",
+    "Diagnosis",
     "DiffReport",
     "Exact",
+    "Finding",
     "FormatVersionError",
     "Glob",
     "Group",
@@ -123,6 +126,7 @@ __all__ = [
     "VerifyReport",
     "convert",
     "copy",
+    "diagnose",
     "diff",
     "export",
     "load",

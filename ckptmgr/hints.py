@@ -53,6 +53,11 @@ class Hints:
                 if not self._write(self._entries(), []):
                     return
 
+    def contents(self, steps: Iterable[Known]) -> dict[str, bytes]:
+        """The hints that a run with these steps, oldest first, should have, by their names. Nothing is read or written."""
+        entries = list(map(_entry, steps))
+        return {name: data for each in self._all_hinting(entries) for name, data in each.run_files(_stems(each, entries)).items()}
+
     @contextmanager
     def without(self, gone: Iterable[Known], left: Iterable[Known]) -> Iterator[None]:
         """Hints that name only what is ``left`` while what is ``gone`` is deleted inside, and then what the run has.
@@ -102,10 +107,12 @@ class Hints:
 
     def _write(self, steps: Sequence[_Entry], gone: Sequence[_Entry]) -> bool:
         """Whether anything had to be changed."""
-        names = {entry.info.backend for entry in (*steps, *gone) if not entry.info.is_foreign}
-        hinting = [backend for name in sorted(names) if (backend := self._hinting(name))]
-        changed = [self._write_of(backend, steps, gone) for backend in hinting]
+        changed = [self._write_of(backend, steps, gone) for backend in self._all_hinting([*steps, *gone])]
         return any(changed)
+
+    def _all_hinting(self, entries: Iterable[_Entry]) -> list[_Hinting]:
+        names = {entry.info.backend for entry in entries if not entry.info.is_foreign}
+        return [backend for name in sorted(names) if (backend := self._hinting(name))]
 
     def _write_of(self, backend: _Hinting, steps: Sequence[_Entry], gone: Sequence[_Entry]) -> bool:
         folder = self.run.folder

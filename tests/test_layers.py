@@ -40,7 +40,7 @@ FLOORS = [
     {"staging"},
     {"converting", "choosing"},
     {"exportforms"},
-    {"background", "exporting", "side", "tiers", "moving"},
+    {"background", "diagnosis", "exporting", "side", "tiers", "moving"},
     {"differing", "migrating"},
     {FACE},
     {"testing", "report"},

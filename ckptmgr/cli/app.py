@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ckptmgr.cli import adopt, convert, copying, demo, diff, export, listing, migration, report, retain, show, verify
+from ckptmgr.cli import adopt, convert, copying, demo, diff, doctor, export, listing, migration, report, retain, show, verify
 from ckptmgr.cli.output import complain, emit
 from ckptmgr.errors import CheckpointError, MissingDependencyError
 
@@ -47,6 +47,7 @@ app = typer.Typer(
 app.command("ls")(listing.list_steps)
 app.command("show")(show.show)
 app.command("verify")(verify.verify)
+app.command("doctor")(doctor.doctor)
 app.command("cp")(copying.copy)
 app.command("convert")(convert.convert_checkpoint)
 app.command("diff")(diff.show_differences)

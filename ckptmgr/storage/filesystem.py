@@ -73,6 +73,13 @@ class FilesystemStore:
         client = self._open()[1]
         return client is None or self.is_weak or client.has_remove
 
+    @property
+    def honours(self) -> bool | None:
+        """Whether conditions are honoured, as far as that is known without trying: only memory and the clouds have any."""
+        if self._is_tried:
+            return not self.is_weak
+        return False if self._place is None else weak.known(self.url)
+
     def put(self, key: str, windows: Iterable[Sequence[Buffer]], nbytes: int) -> Stored:
         """See `Store.put`."""
         pieces = Pieces(windows, nbytes, self.location(key))

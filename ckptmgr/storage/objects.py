@@ -80,6 +80,11 @@ class ObjectStore:
         """Not on S3; elsewhere if the store's fsspec client is installed, which has that call."""
         return not self.is_weak and self._cloud.kind != "S3Store" and has_client(self._cloud.place)
 
+    @property
+    def honours(self) -> bool | None:
+        """Whether conditions are honoured, as far as that is known without trying."""
+        return not self.is_weak if self._is_tried else weak.known(self.url)
+
     def put(self, key: str, windows: Iterable[Sequence[Buffer]], nbytes: int) -> Stored:
         """See `Store.put` and `Sender.put`."""
         return self._sender.put(key, windows, nbytes)

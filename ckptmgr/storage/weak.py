@@ -48,6 +48,11 @@ def honours(store: Conditional, root: str) -> bool:
         return _honours[root]
 
 
+def known(root: str) -> bool | None:
+    """What `honours` has found out in this process; None if nobody has asked."""
+    return _honours.get(root)
+
+
 def is_probe(name: str) -> bool:
     """Whether a file of this name directly below a root was put there to try the store; it is of no use once that is done."""
     return _PROBE.fullmatch(name) is not None
