@@ -1,11 +1,14 @@
 """A source whose tensors are made of another's, by recipes: what a rule for layers hands on.
 
-The law: a tensor that a recipe leaves as it is keeps its place in a file. Of one that is changed no more is read at a time than
-the box asked for; before its first box, its bytes are compared with the checksum that the source has, in a pass of their own.
+The law: a tensor that a recipe leaves as it is keeps its place in a file. One that is changed is read once, and no more of it at
+a time than a few boxes as large as that asked for: where boxes lie across it in its file, by way of a temporary file. Before the
+first of them is handed out, its bytes are compared with the checksum that the source has.
 """
 
+import threading
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,12 +18,15 @@ from ckptmgr.box import Box
 from ckptmgr.checksum import crc32c
 from ckptmgr.errors import CorruptCheckpointError
 from ckptmgr.layout import Extent, Path
+from ckptmgr.scratch import Scratch, piece_nbytes
 from ckptmgr.source import Summed, TensorSource
+from ckptmgr.spec import TensorSpec
 from ckptmgr.transfer import Want
-from ckptmgr.transforms import Piece, Recipe, added
+from ckptmgr.transforms import Permuted, Piece, Recipe, added
 from ckptmgr.views import Renamed
 
 _Array: TypeAlias = np.ndarray[Any, Any]
+_NEAR_NBYTES = 1 << 16  # runs from here on are read as they lie
 INEXACT = "the sum of two biases that are both not zero: not bit-exact, and a way back cannot tell them apart"
 
 
@@ -38,6 +44,15 @@ class Staged(Renamed):
         return note(self._source, self.names[name])
 
 
+@dataclass
+class _Turned:
+    """A tensor that is read by way of a temporary file, until as many elements were asked for as it has."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    scratch: Scratch | None = None
+    left: int = 0
+
+
 class Derived(Renamed):
     """Tensors by name, each as its recipe says."""
 
@@ -51,6 +66,8 @@ class Derived(Renamed):
         self._inexact: set[str] = set()
         self._recipes = recipes
         self._checked: set[str] = set()
+        self._turned: dict[Piece, _Turned] = {}
+        self._lock = threading.Lock()
 
     def extents(self, name: str) -> Sequence[Extent]:
         """See `TensorSource`; none for what is changed."""
@@ -96,17 +113,55 @@ class Derived(Renamed):
 
     def _piece(self, piece: Piece, box: Box) -> _Array:
         source, spec = self._source, self._source.specs[piece.name]
+        axes = next((step.axes for step in piece.steps if isinstance(step, Permuted)), None)
 
         def read(part: Box) -> _Array:
             is_whole = part == Box.whole(spec.shape)
             if is_whole and any(extent.crc32c is not None for extent in source.extents(piece.name)):
                 return transfer.read(source, [Want(piece.name)])[0][0]
+            if axes is not None and not is_whole and len(axes) == len(spec.shape) and _is_scattered(part, spec):
+                return self._across(piece, axes, part)
             if piece.name not in self._checked:
                 check_bytes(source, piece.name)
                 self._checked.add(piece.name)
             return transfer.read(source, [Want(piece.name, None if is_whole else part)], verify="off")[0][0]
 
         return piece.read(read, spec.shape, box)
+
+    def _across(self, piece: Piece, axes: Sequence[int], part: Box) -> _Array:
+        """A box of a tensor that lies in many short runs."""
+        spec = self._source.specs[piece.name]
+        with self._lock:
+            turned = self._turned.setdefault(piece, _Turned())
+        with turned.lock:
+            if turned.scratch is None:
+                most = piece_nbytes(spec.nbytes, part.size * spec.numpy.itemsize) // spec.numpy.itemsize
+                turned.scratch = Scratch(spec.numpy, axes, checked(self._source, piece.name, most))
+                turned.left = spec.size
+            scratch = turned.scratch
+            turned.left -= part.size
+            if turned.left <= 0:  # whoever asks for more than all of it waits for it once more
+                turned.scratch = None
+        return scratch.read(part)
+
+
+def _is_scattered(part: Box, spec: TensorSpec) -> bool:
+    first = next(part.runs(spec.shape), None)
+    return first is not None and first[1] != part.size and first[1] * spec.numpy.itemsize < _NEAR_NBYTES
+
+
+def checked(source: TensorSource, name: str, most: int) -> Iterator[tuple[Box, _Array]]:
+    """A tensor in boxes of at most so many elements, one after another as they lie in it.
+
+    Raises:
+        CorruptCheckpointError: after the last, if all were not what was written; names file and tensor.
+    """
+    check = _Check(source, name)
+    for box in Box.whole(source.specs[name].shape).chunks(most):
+        [array], _ = transfer.read(source, [Want(name, box)], verify="off")
+        check.add(array.reshape(-1).view(np.uint8))
+        yield box, array
+    check.close()
 
 
 def note(source: TensorSource, name: str) -> str:
@@ -120,21 +175,38 @@ def check_bytes(source: TensorSource, name: str) -> None:
     Raises:
         CorruptCheckpointError: they are not what was written; names file and tensor.
     """
-    extents = source.extents(name)
-    if len(extents) != 1 or extents[0].box is not None:
+    check = _Check(source, name)
+    if not check.expected:
         return
-    [extent] = extents
-    expected = {"crc32c": extent.crc32c, "crc32": source.crc32(name) if isinstance(source, Summed) else None}
-    if not (kinds := [kind for kind, value in expected.items() if value is not None]):
-        return
+    [extent] = source.extents(name)
     nbytes, most = source.specs[name].nbytes, extent.folder.store.window_nbytes
     buffer = np.empty(min(most, nbytes), np.uint8)
-    found = dict.fromkeys(kinds, 0)
     for at in range(0, nbytes, most):
         part = buffer[: min(most, nbytes - at)]
         extent.folder.read_into(extent.file, extent.offset + at, [part])
-        for kind in kinds:
-            found[kind] = crc32c(part, found[kind]) if kind == "crc32c" else zlib.crc32(part.data, found[kind])
-    if wrong := [kind for kind in kinds if found[kind] != expected[kind]]:
-        text = f"the bytes of tensor {name!r} in {extent.folder.location(extent.file)!r} are not what was written"
-        raise CorruptCheckpointError(f"{text} (their {wrong[0]} differs)", file=extent.file, tensor=name)
+        check.add(part)
+    check.close()
+
+
+class _Check:
+    """Compares the bytes of a tensor in one piece of a file with the checksums that there are of them."""
+
+    def __init__(self, source: TensorSource, name: str) -> None:
+        self._name, self._extents = name, source.extents(name)
+        told: dict[str, int | None] = {}
+        if len(self._extents) == 1 and self._extents[0].box is None:
+            told = {"crc32c": self._extents[0].crc32c, "crc32": source.crc32(name) if isinstance(source, Summed) else None}
+        self.expected = {kind: value for kind, value in told.items() if value is not None}
+        self._found = dict.fromkeys(self.expected, 0)
+
+    def add(self, part: _Array) -> None:
+        """The next of its bytes."""
+        for kind, value in self._found.items():
+            self._found[kind] = crc32c(part, value) if kind == "crc32c" else zlib.crc32(part.data, value)
+
+    def close(self) -> None:
+        """Raises CorruptCheckpointError: they are not what was written."""
+        if wrong := [kind for kind in self._found if self._found[kind] != self.expected[kind]]:
+            [extent] = self._extents
+            text = f"the bytes of tensor {self._name!r} in {extent.folder.location(extent.file)!r} are not what was written"
+            raise CorruptCheckpointError(f"{text} (their {wrong[0]} differs)", file=extent.file, tensor=self._name)

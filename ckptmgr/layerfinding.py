@@ -19,6 +19,7 @@ _CELLS = frozenset({"cell", "lstm_cell", "gru_cell", "simple_rnn_cell"})
 _DROPPED = re.compile(r"(^|/)(optimizer|seed_generator|metrics|_metrics)/|(^|/)seed_generator_state$")
 _NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 _FROM_TORCH = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+_DIRECTIONS = {"/forward_layer": "l0", "/backward_layer": "l0_reverse"}  # of a Bidirectional: what its two layers are in torch
 _SLOTTED = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh)_(l\d+(?:_reverse)?)")
 # A file of weights has numbers for variables: what a layer is, only the name of its class tells.
 _CLASSES = {"dense": "dense", "conv": "conv", "depthwise": "depthwise", "norm": "norm", "embedding": "embedding"}
@@ -69,7 +70,8 @@ def in_keras(specs: Mapping[str, TensorSpec], wishes: Wishes) -> Found:
     for name in specs:
         layer, end = _split_keras(name)
         groups.setdefault(layer, {})[end] = name
-    wishes.check((layer, short_name(layer)) for layer in groups)
+    both = dict.fromkeys(_wrapper(layer)[0] for layer in groups)
+    wishes.check((layer, short_name(layer)) for layer in (*groups, *both))
     found, unknown = Found([], [], []), []
     for layer, ends in groups.items():
         wish = wishes.kind(layer, short_name(layer))
@@ -95,7 +97,7 @@ def in_keras(specs: Mapping[str, TensorSpec], wishes: Wishes) -> Found:
         if not kind or not known or not _fitted(kind, known).keys() <= VARIABLES[kind]:
             unknown.append(layer or next(iter(left)))
             continue
-        torch, slot = _target(wishes.layers.get(layer, wishes.layers.get(short_name(layer), _torch_default(layer))))
+        torch, slot = _target(_wished(layer, wishes.layers) or _torch_default(layer))
         kernel = known.get("depthwise_kernel") or known.get("kernel") or next(iter(known.values()))
         multiplier = specs[left[kernel]].shape[-1] if kind == "depthwise" and specs[left[kernel]].shape else 1
         found.layers.append(Layer(layer, torch, kind, _fitted(kind, known), slot, multiplier))
@@ -127,11 +129,11 @@ def in_torch(specs: Mapping[str, TensorSpec], wishes: Wishes) -> Found:
             continue
         found.dropped.extend(name for end, name in ends.items() if end == TRACKED)
         is_both = (module, "l0_reverse") in groups and slot in ("l0", "l0_reverse")
-        default = _keras_default(module) + (
-            ("/backward_layer" if slot.endswith("reverse") else "/forward_layer") if is_both else ""
-        )
-        keras = wishes.layers.get(f"{module}:{slot}", wishes.layers.get(module, default))
+        named = wishes.layers.get(f"{module}:{slot}")
+        keras = named or wishes.layers.get(module, _keras_default(module))
         keras = keras if "/" in keras else f"layers/{keras}"
+        if is_both and not named:
+            keras += next(end for end, each in _DIRECTIONS.items() if each == slot)
         multiplier = wish.partition(":")[2] if wish else ""
         found.layers.append(Layer(keras, module, kind, variables, slot or "l0", int(multiplier) if multiplier.isdecimal() else 1))
     _check_known(unknown)
@@ -265,12 +267,24 @@ def _target(text: str) -> tuple[str, str]:
     return module, slot or "l0"
 
 
+def _wrapper(layer: str) -> tuple[str, str]:
+    """The Bidirectional that a layer is one direction of, and what its name ends in; else the layer itself, and ``""``."""
+    end = next((end for end in _DIRECTIONS if layer.endswith(end)), "")
+    return layer.removesuffix(end), end
+
+
+def _wished(layer: str, layers: Mapping[str, str]) -> str | None:
+    """What a layer of Keras is to be called in torch, by its own name or that of the Bidirectional that it is one of."""
+    if own := layers.get(layer, layers.get(short_name(layer))):
+        return own
+    both, end = _wrapper(layer)
+    wish = layers.get(both, layers.get(short_name(both))) if end else None
+    return f"{wish}:{_DIRECTIONS[end]}" if wish else None
+
+
 def _torch_default(layer: str) -> str:
-    short = short_name(layer)
-    for end, slot in (("/forward_layer", "l0"), ("/backward_layer", "l0_reverse")):
-        if short.endswith(end):
-            return f"{short.removesuffix(end).replace('/', '.')}:{slot}"
-    return short.replace("/", ".")
+    short, end = _wrapper(short_name(layer))
+    return short.replace("/", ".") + (f":{_DIRECTIONS[end]}" if end else "")
 
 
 def _keras_default(module: str) -> str:

@@ -1,5 +1,6 @@
-"""Migrates a run on workers of one kind: ``python migrate_program.py KIND SOURCE TARGET FLAG``. Says what became of it as JSON.
+"""Migrates a run on workers of one kind: ``python migrate_program.py KIND SOURCE TARGET FLAG OPTIONS``.
 
+It says what became of it as JSON. The options, of the storage of both, are JSON, too.
 The first worker that is about to commit step 25 makes the file FLAG and dies of SIGKILL.
 """
 
@@ -63,10 +64,11 @@ def pool(kind: str, flag: str) -> Iterator[Executor]:
 
 
 def main() -> None:
-    kind, source, target, flag = sys.argv[1:]
+    kind, source, target, flag, given = sys.argv[1:]
+    options = json.loads(given)
     with pool(kind, flag) as workers:
         try:
-            report = migrate(source, target, to="npz", executor=workers)
+            report = migrate(source, target, to="npz", executor=workers, src_options=options, dst_options=options)
         except MigrationError as error:
             report = error.report
     there, converted = report.done("there"), report.done("converted")

@@ -32,7 +32,7 @@ FLOORS = [
     {"adopting", "copying"},
     {"manager", "files", "swapping"},
     {"carrying", "comparing", "snapshot", "pending", "uploading"},
-    {"nearest", "layers"},
+    {"nearest", "layers", "scratch"},
     {"layerfinding", "deriving"},
     {"rules"},
     {"rulefile"},

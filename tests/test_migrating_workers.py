@@ -6,9 +6,12 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from every_store import options
+from services import S3
 
 from ckptmgr import CheckpointManager
 
@@ -29,19 +32,22 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def migrated(kind: str, run: Path, folder: Path) -> dict[str, list[int]] | None:
-    """What the program says; None if it was killed."""
+def migrated(
+    kind: str, run: Path | str, folder: Path, target: str = "", options: dict[str, Any] | None = None
+) -> dict[str, list[int]] | None:
+    """What the program says; None if it was killed. The new run is in the folder, or elsewhere."""
     mpi = kind == "mpi"
     command = [*(MPI if mpi else []), sys.executable, *(["-m", "mpi4py.futures"] if mpi else []), str(PROGRAM)]
-    arguments = [kind, str(run), str(folder / "new"), str(folder / "flag")]
+    arguments = [kind, str(run), target or str(folder / "new"), str(folder / "flag"), json.dumps(options)]
     paths = [str(HERE), str(HERE.parent), str(HERE.parent / "backends"), os.environ.get("PYTHONPATH", "")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command + arguments, capture_output=True, text=True, env=env, timeout=120, cwd=folder)
     return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
 
 
-def told(folder: Path) -> list[tuple]:
-    return [(info.step, info.sequence, info.created, dict(info.metrics)) for info in CheckpointManager(folder).steps()]
+def told(folder: Path | str, options: dict[str, Any] | None = None) -> list[tuple]:
+    steps = CheckpointManager(folder, storage_options=options).steps()
+    return [(info.step, info.sequence, info.created, dict(info.metrics)) for info in steps]
 
 
 @pytest.mark.slow
@@ -70,3 +76,27 @@ def test_with_a_worker_killed_in_the_middle_all_steps_are_there_once_and_whole(r
             assert np.array_equal(state["w"], np.full(100, step, np.float32))
         manager.sweep(grace=0)
         assert len(list((tmp_path / "new").glob("*/a-*"))) == len(list((tmp_path / "new").glob("*/manifest.json"))) == COUNT
+
+
+@pytest.mark.xdist_group("clouds")
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_a_run_in_a_bucket_is_migrated_into_another_although_a_worker_is_killed(tmp_path: Path, s3_server: S3, kind: str) -> None:
+    url, given = f"s3://test-bucket{tmp_path}", options(s3_server)
+    with CheckpointManager(f"{url}/from", storage_options=given) as manager:
+        for step in (26, 23, 25, 24):
+            manager.save(step, {"w": np.full(300_000, step, np.float32), "step": step}, metrics={"loss": step / 2})
+
+    assert migrated(kind, f"{url}/from", tmp_path, f"{url}/new", given) is None or kind == "processes"
+    assert (tmp_path / "flag").exists()
+    new = CheckpointManager(f"{url}/new", backend="npz", storage_options=given)
+    halfway = [info.step for info in new.steps()]
+    assert new.verify().ok
+    assert 25 not in halfway
+    again = migrated(kind, f"{url}/from", tmp_path, f"{url}/new", given)
+
+    assert again is not None
+    assert (again["failed"], sorted(again["there"])) == ([], sorted(halfway))
+    assert told(f"{url}/new", given) == told(f"{url}/from", given)
+    assert new.verify().ok
+    for step in (23, 24, 25, 26):
+        assert np.array_equal(new.restore(step).state["w"], np.full(300_000, step, np.float32))

@@ -9,7 +9,8 @@ import numpy as np
 
 from ckptmgr.backend import JSON, Contents, Folder, Layout, Path, TensorSource, skeleton, tensor_names
 from ckptmgr.errors import UnsupportedTensorError
-from ckptmgr_orbax import arrays, nesting
+from ckptmgr_orbax import arrays, besides, nesting
+from ckptmgr_orbax.besides import Beside
 from ckptmgr_orbax.nesting import METADATA, Item
 from ckptmgr_orbax.origin import Origin
 from ckptmgr_orbax.source import OrbaxSource
@@ -22,7 +23,8 @@ class OrbaxBackend:
     """Folders that `PyTreeCheckpointer`, `StandardCheckpointer` or the steps of Orbax's `CheckpointManager` are; only read.
 
     OCDBT, zarr and zarr3, on a local disk. A step of several items has one under each key. Lists and dicts come back, and
-    plain numbers, texts, None and empty containers; tuples come back as lists.
+    plain numbers, texts, None and empty containers; tuples come back as lists. Items that are JSON, as metrics are, are in the
+    metadata under ``orbax``; of others a conversion tells that they were left.
     """
 
     name: ClassVar[str] = "orbax"
@@ -65,10 +67,11 @@ class OrbaxBackend:
             raise FileNotFoundError(f"no {METADATA!r} in {place!r}: there is no checkpoint, or its save was interrupted")
         origin = Origin(METADATA, place)
         stored = arrays.vetted(place, origin)
-        return _opened(folder, inside, stored, origin)
+        beside = besides.read(folder, [] if inside == [""] else [name for name in listing.folders if name not in inside])
+        return _opened(folder, inside, stored, origin, beside)
 
 
-def _opened(folder: Folder, inside: Sequence[str], stored: int, origin: Origin) -> OrbaxSource:
+def _opened(folder: Folder, inside: Sequence[str], stored: int, origin: Origin, beside: Beside) -> OrbaxSource:
     found: dict[Path, Any] = {}
     leaves: dict[Path, JSON] = {}
     lists: set[Path] = set()
@@ -92,8 +95,8 @@ def _opened(folder: Folder, inside: Sequence[str], stored: int, origin: Origin) 
     for path, name in zip(tensors, names, strict=True):
         leaves[path]["$tensor"] = name
     by_name = {name: found[path] for path, name in zip(tensors, names, strict=True)}
-    metadata = {SKELETON: nesting.tree(leaves, lists, origin)}
-    return OrbaxSource(by_name, dict(zip(names, tensors, strict=True)), metadata, origin, marks)
+    metadata = {SKELETON: nesting.tree(leaves, lists, origin), **beside.metadata}
+    return OrbaxSource(by_name, dict(zip(names, tensors, strict=True)), metadata, origin, marks, beside.unread)
 
 
 def _leaf(item: Item, path: Path, opened: Mapping[Path, Any], origin: Origin) -> JSON:

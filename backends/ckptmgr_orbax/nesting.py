@@ -43,7 +43,7 @@ class Item:
 def read_item(folder: Folder) -> Item:
     """The item in that folder. Raises CorruptCheckpointError."""
     origin = Origin(METADATA, folder.location(METADATA))
-    found = _read(folder, METADATA)
+    found = read_json(folder, METADATA)
     try:
         return _item(found, folder, origin)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
@@ -71,7 +71,7 @@ def _item(found: Any, folder: Folder, origin: Origin) -> Item:
                 raise origin.corrupt(f"it has no array, and is of the unknown kind {kind!r:.80}", name)
             plain[path] = _EMPTY[kind]
         elif kind == "string":
-            strings = _read(folder, STRINGS) if strings is None else strings
+            strings = read_json(folder, STRINGS) if strings is None else strings
             plain[path] = skeleton.scalar(str(strings[name]))
         else:
             arrays[path] = Array(name, path, kind == "scalar")
@@ -96,7 +96,8 @@ def _path(keys: Any, lists: set[Path], origin: Origin) -> Path:
     return tuple(path)
 
 
-def _read(folder: Folder, name: str) -> Any:
+def read_json(folder: Folder, name: str) -> Any:
+    """What a file there says, if it is not too large. Raises CorruptCheckpointError."""
     origin = Origin(name, folder.location(name))
     head = folder.head(name)
     if head is None:

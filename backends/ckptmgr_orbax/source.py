@@ -16,7 +16,6 @@ Array = np.ndarray[Any, Any]
 class OrbaxSource:
     """A `TensorSource` over opened arrays. Chunks are compressed, so no tensor has extents."""
 
-    blobs: Mapping[str, bytes] = {}
     aliases: Mapping[str, str] = {}
 
     def __init__(
@@ -26,7 +25,9 @@ class OrbaxSource:
         metadata: Mapping[str, JSON],
         origin: Origin,
         marks: Sequence[tuple[Folder, str, Head | None]],
+        blobs: Mapping[str, bytes],
     ) -> None:
+        self.blobs = blobs
         self.arrays, self.paths, self.metadata, self.origin, self.marks = arrays, paths, metadata, origin, marks
         self.specs: Mapping[str, TensorSpec] = {name: spec_of(array, name) for name, array in arrays.items()}
 

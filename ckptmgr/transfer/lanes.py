@@ -34,12 +34,12 @@ class Lane:
     def submit(self, call: Callable[[], object], *, is_short: bool = False) -> None:
         """Has the call made after all earlier ones; waits while there are too many.
 
-        One that ``is_short`` takes less time than a thread does to begin: it is made here, if there is none yet.
+        One that ``is_short`` takes less time than a thread does to begin: it is made here, if none is known to wait.
         """
+        if is_short and self._pending == 0:
+            call()
+            return
         if self._thread.ident is None:
-            if is_short:
-                call()
-                return
             self._thread.start()
         self._wait(self._depth - 1)
         self._calls.put(call)

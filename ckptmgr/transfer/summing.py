@@ -13,9 +13,13 @@ from ckptmgr.box import Box
 from ckptmgr.checksum import crc32
 from ckptmgr.errors import CorruptCheckpointError, shown
 from ckptmgr.source import Summed, TensorSource
+from ckptmgr.transfer.lanes import share
 from ckptmgr.transfer.planning import Goal
 
 _Array: TypeAlias = np.ndarray[Any, Any]
+
+_THREADS = 2  # one makes them at the speed at which one reads what is cached
+_MANY_NBYTES = 8 << 20
 
 
 def whole(goals: Iterable[Goal]) -> Iterator[tuple[str, _Array]]:
@@ -33,12 +37,15 @@ def check(source: TensorSource, arrays: Iterable[tuple[str, _Array]]) -> None:
     """
     if not isinstance(source, Summed):
         return
-    damaged = []
-    for name, array in arrays:
-        expected = source.crc32(name)
-        if expected is not None and crc32(array.reshape(-1).view(np.uint8)) != expected:
-            damaged.append(name)
-    if damaged:
+    found = [(name, array, source.crc32(name)) for name, array in arrays]
+    told = [(name, array, expected) for name, array, expected in found if expected is not None]
+    wrong: set[str] = set()
+
+    def compare(tensors: Iterable[tuple[str, _Array, int]]) -> None:
+        wrong.update(name for name, array, expected in tensors if crc32(array.reshape(-1).view(np.uint8)) != expected)
+
+    share(told, compare, _THREADS if sum(array.nbytes for _, array, _ in told) > _MANY_NBYTES else 1)
+    if damaged := [name for name, _, _ in told if name in wrong]:
         extents = source.extents(damaged[0])
         file = extents[0].file if extents else None
         where = f"; the first is in {extents[0].folder.location(extents[0].file)!r}" if extents else ""

@@ -11,8 +11,8 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast, overload
 
 import numpy as np
 
@@ -176,9 +176,9 @@ def _sized(file: FileLayout, nbytes: int | None, before: _Files) -> tuple[FileLa
     return FileLayout(file.name, (data,)), len(data)
 
 
-def _build(file: str, before: _Files, sums: "_Sums", late: Late, index: int) -> bytes:
-    """A late piece's bytes, from the digests of all pieces before it."""
-    known = {**before, file: sums.digests(index)}
+def _build(file: str, before: _Files, sums: "_Sums", late: Late, index: int, window: "_Window") -> bytes:
+    """A late piece's bytes, from the digests of all pieces before it, the last of which are in a window not yet handed out."""
+    known = {**before, file: sums.so_far(index, window)}
     with garbage.later():
         data = late.build(known)
     if len(data) != late.nbytes:
@@ -186,36 +186,43 @@ def _build(file: str, before: _Files, sums: "_Sums", late: Late, index: int) -> 
     return data
 
 
-class _Window(NamedTuple):
+@dataclass(slots=True)
+class _Window:
     """Buffers that the store gets together, and of each one the index of its piece and its size."""
 
-    buffers: list[_Buffer]
-    indices: list[int]
-    sizes: list[int]
+    buffers: list[_Buffer] = field(default_factory=list)
+    indices: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    summed: int = 0  # so many of them have had their checksums begun
+
+    def rest(self) -> Iterator[tuple[_Buffer, int, int]]:
+        """The others, which are begun now."""
+        first, self.summed = self.summed, len(self.sizes)
+        return zip(self.buffers[first:], self.indices[first:], self.sizes[first:], strict=True)
 
 
-def _windows(file: FileLayout, source: TensorSource, most: int, late: Callable[[Late, int], bytes]) -> Iterator[_Window]:
-    """A file's bytes in windows of at most ``most`` bytes. What comes before a late piece is handed out before it is built."""
-    window = _Window([], [], [])
+def _windows(file: FileLayout, source: TensorSource, most: int, late: Callable[[Late, int, _Window], bytes]) -> Iterator[_Window]:
+    """A file's bytes in windows of at most ``most`` bytes. A late piece is built when all before it is handed out, or little."""
+    window = _Window()
     filled = 0
     stream = source if isinstance(source, Streamed) else None
     for start, stop in _stretches(file, most) if stream is None else itertools.pairwise(range(len(file.pieces) + 1)):
         piece = file.pieces[start]
         is_many = stop - start > 1
-        if filled and (is_many or isinstance(piece, Late)):
+        if filled and (is_many or (isinstance(piece, Late) and filled > _SHORT_NBYTES)):
             yield window
-            window, filled = _Window([], [], []), 0
+            window, filled = _Window(), 0
         if is_many:
             buffers = _arrays(cast(Sequence[Part], file.pieces[start:stop]), source)
             yield _Window(buffers, [*range(start, stop)], [buffer.nbytes for buffer in buffers])
             continue
         if isinstance(piece, Late):
-            piece = late(piece, start)
+            piece = late(piece, start, window)
         for buffer in stream.buffers(piece, most) if stream and isinstance(piece, Part) else _buffers(piece, source, most):
             nbytes = buffer.nbytes
             if filled and (filled + nbytes > most or len(window.sizes) == BUFFERS):
                 yield window
-                window, filled = _Window([], [], []), 0
+                window, filled = _Window(), 0
             window.buffers.append(buffer)
             window.indices.append(start)
             window.sizes.append(nbytes)
@@ -301,6 +308,24 @@ def _masked(array: _Array, spec: TensorSpec) -> _Array:
     return array
 
 
+class _First(Sequence[int]):
+    """The first of some digests. A copy for each late piece would be as many numbers as there are pairs of members in a zip."""
+
+    def __init__(self, values: Sequence[int], count: int) -> None:
+        self._values, self._indices = values, range(count)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[int]: ...
+    def __getitem__(self, index: int | slice) -> int | list[int]:
+        found = self._indices[index]
+        return self._values[found] if isinstance(found, int) else [self._values[each] for each in found]
+
+
 class _Sums:
     """The checksums of one file and of its pieces, made on the lane while its windows go by."""
 
@@ -315,10 +340,16 @@ class _Sums:
         """Begins with those of the file's next window."""
         self._lane.submit(functools.partial(self._add, window), is_short=self._is_short)
 
-    def digests(self, npieces: int | None = None) -> dict[str, list[int]]:
-        """Those of the first ``npieces`` pieces, or of all, when they are made."""
+    def so_far(self, npieces: int, window: _Window) -> Digests:
+        """Those of the first ``npieces`` pieces, when they are made; the last of these are in a window with little in it."""
         self._lane.wait()
-        return {kind: values[:npieces] for kind, values in self._pieces.items()}
+        self._lane.submit(functools.partial(self._add, window), is_short=True)
+        return {kind: _First(values, npieces) for kind, values in self._pieces.items()}
+
+    def digests(self) -> Digests:
+        """Those of all pieces, when they are made."""
+        self._lane.wait()
+        return self._pieces
 
     def then(self, call: Callable[[_Files], object], before: _Files, file: str) -> None:
         """Has ``call`` made with these digests and those of this file, when the last of them is made."""
@@ -330,15 +361,14 @@ class _Sums:
 
     def _add(self, window: _Window) -> None:
         started = time.perf_counter()
-        pieces, file = self._pieces["crc32c"], self.file
-        values = map(crc32c, window.buffers)
-        for buffer, value, index, nbytes in zip(window.buffers, values, window.indices, window.sizes, strict=True):
+        pieces, others, file = self._pieces["crc32c"], self._pieces.get("crc32"), self.file
+        for buffer, index, nbytes in window.rest():
+            value = crc32c(buffer)
             file = combine(file, value, nbytes) if nbytes >= _COMBINE_NBYTES else crc32c(buffer, file)
             pieces[index] = combine(pieces[index], value, nbytes) if pieces[index] else value
-        self.file = file
-        if (others := self._pieces.get("crc32")) is not None:
-            for buffer, index, _ in zip(*window, strict=True):
+            if others is not None:
                 others[index] = crc32(buffer, others[index])
+        self.file = file
         self.seconds += time.perf_counter() - started
 
 

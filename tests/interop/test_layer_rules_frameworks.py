@@ -117,6 +117,66 @@ def test_a_net_of_torch_gives_the_same_in_keras(tmp_path: Path) -> None:
     assert [tensor.name for tensor in report.tensors if "not bit-exact" in tensor.note] == ["layers/lstm/cell/bias"]
 
 
+WORDS = np.random.default_rng(3).integers(0, 11, (4, 9)).astype(np.int32)
+READERS = {"words": "embed", "pair": "both", "gated": "gates", "window": "conv", "plain": "rnn", "head": "head"}
+
+
+def keras_reader() -> Any:
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((9,), dtype="int32"),
+            layers.Embedding(11, 4, name="words"),
+            layers.Bidirectional(layers.LSTM(3, return_sequences=True), name="pair"),
+            layers.Bidirectional(layers.GRU(2, return_sequences=True), name="gated"),
+            layers.Conv1D(5, 2, name="window"),
+            layers.SimpleRNN(3, name="plain"),
+            layers.Dense(2, use_bias=False, name="head"),
+        ]
+    )
+
+
+def torch_reader() -> Any:
+    class Reader(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = torch.nn.Embedding(11, 4)
+            self.both = torch.nn.LSTM(4, 3, batch_first=True, bidirectional=True)
+            self.gates = torch.nn.GRU(6, 2, batch_first=True, bidirectional=True)
+            self.conv = torch.nn.Conv1d(4, 5, 2)
+            self.rnn = torch.nn.RNN(5, 3, batch_first=True)
+            self.head = torch.nn.Linear(3, 2, bias=False)
+
+        def forward(self, words: Any) -> Any:
+            rows = self.gates(self.both(self.embed(words))[0])[0]
+            return self.head(self.rnn(self.conv(rows.permute(0, 2, 1)).permute(0, 2, 1))[0][:, -1])
+
+    return Reader()
+
+
+def test_a_net_for_sequences_gives_the_same_on_both_sides_each_way(tmp_path: Path) -> None:
+    model, net = keras_reader(), torch_reader()
+    model.set_weights(shaken(model.get_weights()))
+    model.save(tmp_path / "model.keras")
+
+    convert(tmp_path / "model.keras", tmp_path / "net.pt", rename=Layers("keras-to-torch", layers=READERS))
+
+    net.load_state_dict(torch.serialization.load(tmp_path / "net.pt", weights_only=True))
+    with torch.no_grad():
+        answer = net(torch.from_numpy(WORDS).long()).numpy()
+        np.testing.assert_allclose(answer, np.asarray(model(WORDS)), atol=1e-5)
+        for value in net.parameters():
+            value.mul_(0.5)
+        answer = net(torch.from_numpy(WORDS).long()).numpy()
+    torch.save(net.state_dict(), tmp_path / "half.pt")
+
+    back = Layers("torch-to-keras", layers={mine: theirs for theirs, mine in READERS.items()}, kinds={"head": "dense"})
+    convert(tmp_path / "half.pt", tmp_path / "half.npz", rename=back)
+    ckptmgr.swap_weights(tmp_path / "model.keras", ckptmgr.load(tmp_path / "half.npz"), tmp_path / "half.keras")
+
+    np.testing.assert_allclose(np.asarray(keras.models.load_model(tmp_path / "half.keras")(WORDS)), answer, atol=1e-5)
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch.compile itself
 def test_a_compiled_and_wrapped_module_loads_into_a_plain_one(tmp_path: Path) -> None:
     net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))

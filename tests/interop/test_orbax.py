@@ -13,7 +13,7 @@ import pytest
 from orbax_program import FORMS, state
 
 import ckptmgr
-from ckptmgr import CheckpointManager, MigrationError, migrate
+from ckptmgr import CheckpointManager, MigrationError, convert, migrate
 from ckptmgr.backend import Box, crc32c
 from ckptmgr.errors import CorruptCheckpointError, UnsafeCheckpointError, UnsupportedTensorError
 from ckptmgr.testing.samples import same
@@ -76,6 +76,20 @@ def test_a_step_of_several_items_has_each_under_its_name(saved: Path) -> None:
     found = read(saved / "several" / "1")
 
     assert {key: [*value] for key, value in found.items()} == {"ema": ["v"], "model": ["w"]}
+
+
+def test_items_that_are_json_come_along_and_others_are_told(saved: Path, tmp_path: Path) -> None:
+    step = Path(shutil.copytree(saved / "several" / "1", tmp_path / "1"))
+    for name, file, data in (("metrics", "metrics", b'{"loss": 0.5}'), ("proto", "metadata", b"\x08\x01"), ("odd", "x", b"x")):
+        (step / name).mkdir()
+        (step / name / file).write_bytes(data)
+
+    report = convert(step, tmp_path / "a.npz")
+
+    with ckptmgr.open_checkpoint(tmp_path / "a.npz") as opened:
+        assert opened.metadata["orbax"] == {"items": {"metrics": {"loss": 0.5}, "more": {"x": 1}}}
+    assert set(report.lost) == {"blob 'odd'", "blob 'proto'"}
+    assert "neither arrays nor JSON" in report.lost["blob 'odd'"]
 
 
 def test_steps_of_its_manager_are_found_and_migrated(saved: Path, tmp_path: Path) -> None:
