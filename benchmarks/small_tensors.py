@@ -2,7 +2,8 @@
 
 Save and restore are measured as in `save_restore`. DCP, Orbax and `tf.train.Checkpoint` take 10 to 60 seconds for 20,000
 tensors and are left out of a run; h5py and savez take seconds, and so part in the first two rounds only. "One tensor" opens
-what was saved and reads a tensor from the middle. A tiny checkpoint is saved by a process that has saved before.
+what was saved and reads a tensor from the middle. The second save is by the process, and if it is ours by the manager, that made
+the first one. A tiny checkpoint is saved by a process that has saved before.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 
 import ckptmgr
 from benchmarks.measure import Case, Facts, Way, emptied, read_in, settle, timed
-from benchmarks.peers import H5py, Ours, Peer, Safetensors, SafetensorsTorch, Savez, Torch, chosen
+from benchmarks.peers import H5py, Ours, Own, Peer, Safetensors, SafetensorsTorch, Savez, Torch, chosen
 from benchmarks.running import main
 from benchmarks.save_restore import OURS, Table
 from benchmarks.states import State, small
@@ -34,6 +35,7 @@ def cases(
     return [
         table.kept(everybody),
         table.saves(everybody),
+        again(table, everybody, count),
         table.restores(everybody)[0],
         one(table, everybody, f"block.{count // 2}.weight", count),
         scalars(folder / "scalars", everybody, 5 * count),
@@ -110,27 +112,44 @@ def scalars(folder: Path, peers: Sequence[Peer], count: int) -> Case:
     return Case(f"durable save, {count:,} scalars", ways, ours=OURS)
 
 
-def commits(folder: Path, peers: Sequence[Peer], state: State, times: int) -> Case:
-    """A tiny checkpoint, durable, in a process that has saved before: the median of many. Ours are steps of one run."""
+def again(table: Table, peers: Sequence[Peer], count: int) -> Case:
+    """The same tensors saved a second time by one process, as training does."""
 
     def save(peer: Peer) -> Facts:
-        own = peer.own(state)
+        peer.warm(table.folder / "warm")
+        return in_turn(peer, peer.own(table.state), table.folder / "again", 2, 2 * table.nbytes)[-1]
+
+    ways = [table.way(peer, lambda peer=peer: save(peer)) for peer in peers if peer.name not in FEW]
+    return Case(f"second durable save, {count:,} tensors", ways, table.nbytes, ours=OURS)
+
+
+def commits(folder: Path, peers: Sequence[Peer], state: State, times: int) -> Case:
+    """A tiny checkpoint, durable, in a process that has saved before: the median of many."""
+
+    def save(peer: Peer) -> Facts:
         peer.warm(folder / "warm")
-        run = emptied(folder / "run")
-        manager = ckptmgr.CheckpointManager(run, backend=peer.backend) if isinstance(peer, Ours) else None
-        settle(1 << 20)
-        samples = []
-        for step in range(times):
-            if manager:
-                samples.append(timed(lambda step=step: manager.save(step, own)))
-                manager.delete(step)
-            else:
-                new = emptied(run / str(step))
-                samples.append(timed(lambda new=new: peer.save(own, new), then=lambda _, new=new: peer.finish(new)))
+        samples = in_turn(peer, peer.own(state), folder / "run", times, 1 << 20)
         return sorted(samples, key=lambda facts: facts["seconds"])[times // 2]
 
     ways = [Way(peer.name, lambda peer=peer: save(peer), peer.ready) for peer in peers]
     return Case("durable save of 10 KiB in a warm process", ways, ours=OURS)
+
+
+def in_turn(peer: Peer, own: Own, folder: Path, times: int, settled: int) -> list[Facts]:
+    """Durable saves one after another, each into a folder of its own; ours are steps of one run, each deleted before the next."""
+    run = emptied(folder)
+    manager = ckptmgr.CheckpointManager(run, backend=peer.backend) if isinstance(peer, Ours) else None
+    settle(settled)
+    samples = []
+    for step in range(times):
+        if manager:
+            samples.append(timed(lambda step=step: manager.save(step, own)))
+            manager.delete(step)
+        else:
+            new = emptied(run / str(step))
+            samples.append(timed(lambda new=new: peer.save(own, new), then=lambda _, new=new: peer.finish(new)))
+    emptied(folder)
+    return samples
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 
 from ckptmgr.manifest import Manifest, folder_name
-from ckptmgr.storage import Folder, Head, MarkingStore
+from ckptmgr.storage import Folder, Head, is_marking
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def delete_committed(folder: Folder, manifest: Manifest, *, later: list[str] | N
     Where a listing is a request and there are no folders to be removed, these are the files that the manifest names; what
     else lies there is left to sweep. Their keys are put into ``later`` instead, if that is given.
     """
-    if not isinstance(folder.store, MarkingStore):
+    if not is_marking(folder.store):
         delete_files(folder, manifest.attempt)
         return
     place = folder.folder(folder_name(manifest.attempt))

@@ -16,7 +16,7 @@ from ckptmgr import transfer
 from ckptmgr.checksum import crc32c, joined
 from ckptmgr.errors import CorruptCheckpointError, SaveError
 from ckptmgr.manifest import FileEntry
-from ckptmgr.storage import Folder, LocalStore
+from ckptmgr.storage import Folder, is_local
 from ckptmgr.transfer.lanes import Lane
 
 _Array: TypeAlias = np.ndarray[Any, Any]
@@ -70,7 +70,7 @@ def _read(files: Folder, entry: FileEntry) -> Iterator[tuple[_Array, int]]:
     """The windows in order, each with its crc32c; those that come next are read meanwhile."""
     most = files.store.window_nbytes
     starts = range(0, entry.nbytes, most)
-    nlanes = min(1 if isinstance(files.store, LocalStore) else _READS, files.store.workers, len(starts))
+    nlanes = min(1 if is_local(files.store) else _READS, files.store.workers, len(starts))
     found: list[tuple[_Array, int]] = [(np.empty(0, np.uint8), 0)] * nlanes
     with ExitStack() as stack:
         lanes = [stack.enter_context(Lane(1)) for _ in range(nlanes)]

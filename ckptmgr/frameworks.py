@@ -165,8 +165,9 @@ class JaxAdapter(Adapter):
         return self.host(leaf)
 
     def frozen_all(self, leaves: Sequence[Any]) -> Sequence[Array | None]:
+        # Typed keys are of another type, which has no such way.
         is_direct = hasattr(leaves[0], jaxarrays.TAKE) and all(map(jaxarrays.is_single, jaxarrays.shardings(leaves)))
-        return jaxarrays.values(leaves) if is_direct and not any(map(jaxarrays.is_key, leaves)) else super().frozen_all(leaves)
+        return jaxarrays.values(leaves) if is_direct else super().frozen_all(leaves)
 
     def fill(self, leaf: Any, array: Array) -> Any:
         jax = sys.modules["jax"]

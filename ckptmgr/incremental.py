@@ -23,7 +23,7 @@ from ckptmgr.layout import Digests, FileLayout, Groups, Late, Layout, Part
 from ckptmgr.ledger import Found, look
 from ckptmgr.manifest import FileEntry, Manifest, Origin, folder_name
 from ckptmgr.saving import Plan, Prepared
-from ckptmgr.storage import Buffer, Folder, LinkingStore, LocalStore, Stored
+from ckptmgr.storage import Buffer, Folder, LinkingStore, Stored, is_local
 from ckptmgr.transfer import Problem, Progress, WrittenFile
 from ckptmgr.transfer.lanes import Lane
 
@@ -243,7 +243,7 @@ def _taken(root: Folder, attempt: Attempt, previous: Previous, plan: Plan, file:
         if (entry.crc32c, entry.extra[HASH]) == (written.crc32c, label):
             new = FileEntry(file.name, entry.nbytes, entry.crc32c, extra={HASH: label})
             origin = previous.origin(entry)
-            if not _is_whole(root, origin, new, full=not previous.is_trusted and isinstance(root.store, LocalStore)):
+            if not _is_whole(root, origin, new, full=not previous.is_trusted and is_local(root.store)):
                 continue
             if _linked(root, origin, attempt.folder, new):
                 return _Taken(new, written, seen.digests[file.name], folder.content)

@@ -22,7 +22,7 @@ from ckptmgr.manifest import MANIFEST
 from ckptmgr.naming import StepNaming
 from ckptmgr.record import Record, decode, encode
 from ckptmgr.sighting import Scan, is_emptied, put, scanned, sight_of
-from ckptmgr.storage import Answer, Folder, Head, LocalStore, Sight, Store, Version
+from ckptmgr.storage import Answer, Folder, Head, Sight, Store, Version, is_local
 
 PATIENCE_S = 60.0  # how long an operation tries again before it gives up
 FIRST_PAUSE_S = 0.002
@@ -33,13 +33,17 @@ chance = random.SystemRandom()  # not the shared generator, whose state is the u
 
 
 class Found(NamedTuple):
-    """The record of a step as it was read. A change on its ``version`` is a decision about exactly this."""
+    """The record of a step as it was read. A change on its ``version`` is a decision about exactly this.
+
+    ``is_listed``: it was read as those of a listing are, without the checks that `check` makes up for.
+    """
 
     name: str
     step: int
     record: Record
     version: Version
     data: bytes = b""
+    is_listed: bool = True
 
 
 class Unreadable(NamedTuple):
@@ -155,7 +159,8 @@ def _versions(reading: _Reading) -> dict[str, Version | None]:
 
 def check(root: Folder, found: Found) -> None:
     """Checks what a listing leaves out. Raises CorruptCheckpointError."""
-    decode(found.data, where=root.location(f"{found.name}/{MANIFEST}"), step=found.step)
+    if found.is_listed:
+        decode(found.data, where=root.location(f"{found.name}/{MANIFEST}"), step=found.step)
 
 
 def look(root: Folder, name: str, step: int) -> Found | Unreadable | None:
@@ -180,9 +185,10 @@ def _understood(
         text = f"the record {where!r} is far larger than any record: damaged, or not written by ckptmgr"
         return Unreadable(name, step, CorruptCheckpointError(text, step=step, file=MANIFEST), None)
     try:
-        return Found(name, step, decode(sight.data, where=where, step=step, is_listed=is_listed), sight.version, sight.data)
+        record = decode(sight.data, where=where, step=step, is_listed=is_listed)
+        return Found(name, step, record, sight.version, sight.data, is_listed)
     except (CorruptCheckpointError, FormatVersionError) as error:
-        if is_second or isinstance(root.store, LocalStore):
+        if is_second or is_local(root.store):
             return Unreadable(name, step, error, sight.version)
     return _understood(root, name, step, sight_of(root, name), is_listed=is_listed, is_second=True)
 

@@ -223,13 +223,17 @@ def match(stored: Stored, wanted: Sequence[Wanted], *, free: Iterable[Path], sel
     different: list[Mismatch] = []
     recast: list[Mismatch] = []
     for want in wanted:
-        if want.path not in places:
+        path = places.get(want.path)
+        if path is None:
             continue
-        pair, is_same = _fit(stored, want, places[want.path], cast)
+        found = stored.leaves[path]
+        if type(found) is TensorNode and found.kind == want.kind and stored.specs.get(found.name) == want.what:
+            pairs.append(Pair(want, path))  # as most are, and there may be many
+            continue
+        pair, is_same = _fit(stored, want, path, cast)
         if pair is not None:
             pairs.append(pair)
         if not is_same:
-            found = stored.leaves[places[want.path]]
             text = stored.spec(found) if isinstance(found, TensorNode) else found
             difference = Mismatch(join(want.path), shown_spec(want.what, want.kind), shown_spec(text, getattr(found, "kind", "")))
             (different if pair is None else recast).append(difference)
@@ -312,6 +316,9 @@ def _fit(stored: Stored, want: Wanted, path: Path, cast: Cast) -> tuple[Pair | N
 
 def _untied(stored: Stored, pairs: list[Pair]) -> tuple[list[Pair], list[Mismatch]]:
     """Without pairs whose leaf would be filled a second time, with another tensor: the later one stays."""
+    ties = [pair.wanted.tie for pair in pairs if pair.wanted.tie >= 0]
+    if len(set(ties)) == len(ties):
+        return pairs, []
     last: dict[int, tuple[int, str]] = {}
     dropped: set[int] = set()
     different: list[Mismatch] = []

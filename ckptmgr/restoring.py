@@ -187,10 +187,7 @@ class _Reading:
         """Names with the leaf whose memory is read into, if any. What stays in our memory for a while comes in small batches."""
         direct: list[tuple[str, Wanted | None]] = [(name, None) for name in self.found_names if name not in self.users]
         staged: list[tuple[str, Wanted | None]] = []
-        first = {
-            name: next((user for user in users if self._has_place(user, self.stored.specs[name])), None)
-            for name, users in self.users.items()
-        }
+        first = {name: self._direct(users, self.stored.specs[name]) for name, users in self.users.items()}
         shared = _sharing(self.places)
         for name, into in first.items():
             if into is not None and into.path in shared:
@@ -209,6 +206,13 @@ class _Reading:
         if batch:
             yield batch
 
+    def _direct(self, users: Sequence[Wanted], spec: TensorSpec) -> Wanted | None:
+        """The first of these leaves that has memory that can be read into."""
+        for user in users:
+            if self._has_place(user, spec):
+                return user
+        return None
+
     def _has_place(self, user: Wanted, spec: TensorSpec) -> bool:
         """Whether the leaf has memory that can be read into; it is then noted."""
         place = arrays.destination(self._leaf(user)) if user.what == spec else None
@@ -221,6 +225,8 @@ class _Reading:
         is_ours = direct is None
         if direct is not None:
             self._set(direct, self._leaf(direct))
+            if len(self.users[name]) == 1 and name not in self.found_names:
+                return  # as most are
         if name in self.found_names:
             self.arrays[name] = array if is_ours else _copy(array)
             is_ours = False

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from ckptmgr.manifest import MANIFEST
 from ckptmgr.record import LIMIT_NBYTES, Record, encode
-from ckptmgr.storage import Answer, Folder, Head, Marked, MarkingStore, RereadingStore, Sight, Store, Version
+from ckptmgr.storage import Answer, Folder, Head, Marked, MarkingStore, RereadingStore, Sight, Store, Version, is_marking
 
 READERS = 24  # reads at once: they are small, and wait for the network
 PAGE = 1_000  # names that a store lists in one answer
@@ -46,7 +46,7 @@ _wide: WeakKeyDictionary[Store, set[str]] = WeakKeyDictionary()
 def scanned(root: Folder, is_step: Callable[[str], bool], known: Known | None) -> Scan:
     """Looks at all names for which ``is_step``. ``known`` are the sights of an earlier look, if there was one."""
     store = root.store
-    if isinstance(store, MarkingStore):
+    if is_marking(store):
         mine = _taken(root)
         # Where deleted steps leave records, it is their sizes that tell them. Elsewhere a first look has to read all.
         if (known or mine or not store.has_remove) and (below := _below(store, root.prefix)) is not None:
@@ -73,13 +73,13 @@ def sight_of(root: Folder, name: str) -> Sight | OSError | None:
         read = root.read(f"{name}/{MANIFEST}")
     except OSError as error:
         return error
-    return read and Sight(*read, root.store.mark(read[1]) if isinstance(root.store, MarkingStore) else None)
+    return read and Sight(*read, root.store.mark(read[1]) if is_marking(root.store) else None)
 
 
 def put(folder: Folder, data: bytes, version: Version | None) -> tuple[Answer, Sight | None]:
     """Puts a record in the place of that version (None: of none), and tells what lies there then, if that is known."""
     store, key = folder.store, folder.key(MANIFEST)
-    if not isinstance(store, MarkingStore):
+    if not is_marking(store):
         return folder.create(MANIFEST, data) if version is None else folder.replace(MANIFEST, data, version), None
     answer, new = store.change(key, data, version)
     if answer is not Answer.OK or new is None:

@@ -4,7 +4,7 @@ from ckptmgr import transfer
 from ckptmgr.checksum import crc32c
 from ckptmgr.errors import CorruptCheckpointError
 from ckptmgr.manifest import FileEntry
-from ckptmgr.storage import Folder, LocalStore
+from ckptmgr.storage import Folder, is_local
 
 _MAPPED_NBYTES = 512 << 10
 _PAGE_NBYTES = 2 << 20  # of a large page
@@ -25,11 +25,13 @@ def read_checked(folder: Folder, entry: FileEntry) -> bytes | memoryview:
         )
     try:
         data = _fetched(folder, entry)
-        if crc32c(data) != entry.crc32c and not isinstance(folder.store, LocalStore):
+        found_crc32c = crc32c(data)
+        if found_crc32c != entry.crc32c and not is_local(folder.store):
             data = _fetched(folder, entry)  # the first may have been damaged on their way
+            found_crc32c = crc32c(data)
     except (FileNotFoundError, EOFError) as error:
         raise CorruptCheckpointError(f"{where!r} was removed or cut off while it was read", file=entry.name) from error
-    if (found_crc32c := crc32c(data)) != entry.crc32c:
+    if found_crc32c != entry.crc32c:
         raise CorruptCheckpointError(
             f"{where!r} has crc32c {found_crc32c:08x}; the manifest says {entry.crc32c:08x}: restore another step",
             file=entry.name,

@@ -22,7 +22,7 @@ from ckptmgr.layout import Extent, Layout, Part
 from ckptmgr.source import TensorSource
 from ckptmgr.spec import TensorSpec
 from ckptmgr.step import JSON
-from ckptmgr.storage import Folder, Head, LocalStore
+from ckptmgr.storage import Folder, Head, is_local
 from ckptmgr.transfer import Want
 
 _Array: TypeAlias = np.ndarray[Any, Any]
@@ -122,7 +122,7 @@ class Stream:
         parts = [part for file in layout.files for _, _, part in file.parts() if part.nbytes]
         self.flat = Flattened(source, dict.fromkeys(part.name for part in parts))
         store = next((extent.folder.store for part in parts for extent in self.flat.extents(part.name)), None)
-        is_near = store is None or isinstance(store, LocalStore)
+        is_near = store is None or is_local(store)
         self._unit = max(min(_UNIT_NBYTES, budget // (_HELD_UNITS + _NEAR_UNITS)), _LEAST_NBYTES)
         self._ahead = _NEAR_UNITS if is_near else max(budget // self._unit - _HELD_UNITS, _NEAR_UNITS)
         self._pool = ThreadPoolExecutor(_LOCAL_READERS if is_near else self._ahead, "ckptmgr-ahead")

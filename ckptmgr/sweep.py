@@ -19,7 +19,7 @@ from ckptmgr.manifest import MANIFEST, folder_name, parse_attempt
 from ckptmgr.naming import StepNaming
 from ckptmgr.record import Hold, Record
 from ckptmgr.sighting import MOST
-from ckptmgr.storage import Answer, Folder, Head, MarkingStore, Upload
+from ckptmgr.storage import Answer, Folder, Head, Upload, is_marking
 from ckptmgr.storage.weak import is_probe
 
 logger = logging.getLogger(__name__)
@@ -243,7 +243,7 @@ def _listed(folder: Folder) -> _Listed:
 
 def _looked_at(root: Folder, naming: StepNaming) -> _Looked:
     """Looks at the run; at all steps together if the store can."""
-    below = root.store.below(root.prefix, most=MOST) if isinstance(root.store, MarkingStore) else None
+    below = root.store.below(root.prefix, most=MOST) if is_marking(root.store) else None
     if below is None:
         return _Looked(*root.list())
     own: dict[str, Head] = {}

@@ -157,3 +157,17 @@ def test_snapshot_looks_again_when_a_listed_step_has_only_a_claim_left() -> None
     found = ledger.snapshot(root, NAMING).found
 
     assert [each.step for each in found if each.record.manifest] == [2]
+
+
+@pytest.mark.parametrize(("is_listed", "times"), [(False, 1), (True, 2)])
+def test_what_a_listing_left_out_is_checked_once(monkeypatch: pytest.MonkeyPatch, is_listed: bool, times: int) -> None:
+    root = Folder(MemoryStore())
+    save(root, 1)
+    decode, calls = ledger.decode, []
+    monkeypatch.setattr(ledger, "decode", lambda *args, **options: (calls.append(args), decode(*args, **options))[1])
+
+    found = records(root, NAMING)[0][0] if is_listed else look(root, "step-00000001", 1)
+    assert isinstance(found, Found)
+    ledger.check(root, found)
+
+    assert len(calls) == times

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from every_store import CLOUDS, REMOTE, empty_store, options, place
 
-from ckptmgr.storage import Answer, FilesystemStore, Marked, MarkingStore, PosixStore, open_folder
+from ckptmgr.storage import Answer, FilesystemStore, Marked, MarkingStore, PosixStore, is_local, is_marking, open_folder
 from ckptmgr.storage import marking as module
 from ckptmgr.storage.marking import bare, gathered
 
@@ -159,3 +159,10 @@ def test_other_stores_have_no_marks(tmp_path: Path) -> None:
         assert store.below("", most=80) is None
         assert store.mark(b"one") is None
     assert not isinstance(PosixStore(tmp_path), MarkingStore)
+
+
+def test_one_method_tells_what_a_store_can_do(tmp_path: Path) -> None:
+    stores = [PosixStore(tmp_path), FilesystemStore(f"memory:/{tmp_path}")]
+
+    assert [is_local(store) for store in stores] == [True, False]
+    assert [is_marking(store) for store in stores] == [isinstance(store, MarkingStore) for store in stores] == [False, True]

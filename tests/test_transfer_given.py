@@ -1,6 +1,8 @@
 """Many whole tensors read into given arrays: the same bytes and errors as one by one, in few requests and little memory."""
 
 import tracemalloc
+from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -8,13 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_transfer_bulk import BulkSource, small, windows
-from transfers import RamStore, arrays, awkward, stored
+from transfers import FileSource, RamStore, arrays, awkward, spec_of, stored
 
 from ckptmgr import transfer
+from ckptmgr.checksum import crc32c
 from ckptmgr.errors import CorruptCheckpointError
+from ckptmgr.layout import Extent
+from ckptmgr.storage import Folder, PosixStore, vectored
 from ckptmgr.testing import sample
-from ckptmgr.transfer import bulk, detour, reading, slabs
-from ckptmgr.transfer.detour import Detour
+from ckptmgr.transfer import Want, bulk, reading, slabs
 
 
 @given(st.data(), st.binary(max_size=9), st.integers(0, 5), windows, st.booleans(), st.sampled_from(["shared", "own"]))
@@ -80,34 +84,19 @@ def test_an_array_of_another_shape_is_refused_and_none_is_touched() -> None:
     assert not any(out.any() for out in outs)
 
 
-@pytest.mark.parametrize("is_around", [False, True])
-def test_memory_that_is_not_aligned_is_filled_either_way(monkeypatch: pytest.MonkeyPatch, is_around: bool) -> None:
-    monkeypatch.setattr(Detour, "begin", lambda self: is_around)
-    content = sample("bfloat16", (3 << 19,), seed=1)
-    store = RamStore(1 << 20)
-    source = BulkSource(stored(store, {"t": content}), store, totals=True)
-    out = slabs.raw(content.nbytes + 16)[16:].view(content.dtype)
+@pytest.mark.parametrize("at", [16, 64])
+def test_the_bytes_of_large_tensors_go_straight_into_given_memory_aligned_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    content = sample("bfloat16", (5 << 19,), seed=1)
+    (tmp_path / "data").write_bytes(content.tobytes())
+    places = {"t": [Extent(Folder(PosixStore(tmp_path)), "data", 0, None, crc32c(content))]}
+    out = slabs.raw(content.nbytes + 64)[at:][: content.nbytes].view(content.dtype)
+    buffers: list[Any] = []
+    read = vectored.read
+    monkeypatch.setattr(vectored, "read", lambda fd, given, offset: (buffers.extend(given), read(fd, given, offset))[1])
 
-    transfer.read_new(source, ["t"], outs=[out])
+    transfer.read(FileSource({"t": spec_of(content)}, places), [Want("t", None, out)])
 
     assert out.tobytes() == content.tobytes()
-
-
-@pytest.mark.parametrize(("straight", "around", "is_taken"), [(4.0, 1.0, True), (1.0, 4.0, False), (1.0, 0.9, False)])
-def test_both_ways_are_tried_and_a_detour_is_taken_only_if_it_is_much_faster(
-    straight: float, around: float, is_taken: bool
-) -> None:
-    choice = Detour()
-
-    for _ in range(4):
-        choice.took(around if choice.begin() else straight, 1 << 20)
-
-    assert [choice.begin() for _ in range(3)] == [is_taken] * 3
-
-
-def test_windows_that_left_no_choice_are_no_try() -> None:
-    choice = Detour()
-
-    choice.took(0.0, detour.BOUNCE_NBYTES)
-
-    assert [choice.begin() for _ in range(2)] == [False, False]
+    assert all(np.shares_memory(buffer, out) for buffer in buffers)

@@ -21,7 +21,6 @@ from ckptmgr.storage.store import (
     Head,
     LinkingStore,
     Listing,
-    LocalStore,
     Marked,
     MarkingStore,
     ParallelStore,
@@ -32,6 +31,8 @@ from ckptmgr.storage.store import (
     Stored,
     Upload,
     Version,
+    is_local,
+    is_marking,
 )
 
 __all__ = [
@@ -43,7 +44,6 @@ __all__ = [
     "Head",
     "LinkingStore",
     "Listing",
-    "LocalStore",
     "Marked",
     "MarkingStore",
     "ObjectStore",
@@ -56,6 +56,8 @@ __all__ = [
     "Stored",
     "Upload",
     "Version",
+    "is_local",
+    "is_marking",
     "open_folder",
     "staging",
 ]

@@ -17,7 +17,7 @@ from ckptmgr.checksum import crc32c, joined
 from ckptmgr.errors import CorruptCheckpointError
 from ckptmgr.source import Places
 from ckptmgr.spec import TensorSpec
-from ckptmgr.storage import Folder, LocalStore
+from ckptmgr.storage import Folder, is_local
 from ckptmgr.transfer import slabs
 from ckptmgr.transfer.planning import Check, Span, TensorCheck, check_apart, pieces
 from ckptmgr.transfer.scattering import Cells, scatter
@@ -199,7 +199,7 @@ class _File:
         """Puts an array for each tensor at its index."""
         rows, offsets, sizes, steps = self.columns
         store = self.folder.store
-        if not isinstance(store, LocalStore):
+        if not is_local(store):
             raise ValueError(
                 f"{self.folder.location(self.file)!r} cannot be mapped: it is not on a local disk; leave out mmap=True"
             )

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ckptmgr.checksum import crc32c, joined
-from ckptmgr.storage import Folder, LocalStore
+from ckptmgr.storage import Folder, is_local
 from ckptmgr.transfer import slabs
 from ckptmgr.transfer.lanes import share
 from ckptmgr.transfer.stats import Progress, Tally
@@ -94,7 +94,7 @@ def _values(
     """The crc32c of each range of bytes; None where the file ends before that, or is not there."""
     found = _read(folder, ranges, progress)
     wrong = [index for index, value in enumerate(found) if value not in (expected[index], None)]
-    if wrong and not isinstance(folder.store, LocalStore):  # a disk would give the same bytes again
+    if wrong and not is_local(folder.store):  # a disk would give the same bytes again
         for index, value in zip(wrong, _read(folder, [ranges[index] for index in wrong], None), strict=True):
             found[index] = value
     return found

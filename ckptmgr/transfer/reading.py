@@ -18,12 +18,11 @@ from ckptmgr.layout import Extent
 from ckptmgr.source import Bulk as HasPlaces
 from ckptmgr.source import TensorSource
 from ckptmgr.spec import PackedArray
-from ckptmgr.storage import Folder, LocalStore
+from ckptmgr.storage import Folder, is_local
 from ckptmgr.transfer import planning, slabs, summing
 from ckptmgr.transfer.bulk import Bulk
-from ckptmgr.transfer.detour import BOUNCE_NBYTES, Detour
 from ckptmgr.transfer.lanes import share
-from ckptmgr.transfer.planning import Check, Goal, Span, Want, Window
+from ckptmgr.transfer.planning import Check, Goal, Want, Window
 from ckptmgr.transfer.stats import Progress, Stats, Tally
 
 logger = logging.getLogger(__name__)
@@ -215,7 +214,7 @@ class _Reader:
         """Reads all that is wanted of the files, once more what has come damaged from afar, and then tells what is damaged."""
         self._read(files, found, None)
         # A disk would give the same bytes again; others may have been damaged on their way.
-        if wrong := {(folder, file, name) for file, name, folder in self._damaged if not isinstance(folder.store, LocalStore)}:
+        if wrong := {(folder, file, name) for file, name, folder in self._damaged if not is_local(folder.store)}:
             logger.warning("bytes of %s have come damaged and are fetched again", shown(sorted({name for *_, name in wrong})))
             self._damaged, self._checks = [each for each in self._damaged if (each[2], *each[:2]) not in wrong], []
             self._read(_only(files, wrong), found, wrong)
@@ -260,15 +259,12 @@ class _Reader:
                     # Now, while the bytes are in cache.
                     if span.fill is not None:
                         span.fill(part)
-                    elif part is not span.target:
-                        np.copyto(_raw(span.target), part)
                     if span.crc32c is not None and crc32c(part) != span.crc32c:
                         self._damaged.append((window.file, span.tensor, window.folder))
                     if span.check is not None:
                         span.check.add(span.order, part)
                     nbytes += span.wanted
                 ended = time.perf_counter()
-                scratch.detour.took(ended - started, nbytes)
                 self._tally.add(nbytes, read=arrived - started, checksum=ended - arrived)
 
 
@@ -295,7 +291,7 @@ class _Opened(contextlib.ExitStack):
 
     def _open(self, folder: Folder, file: str) -> None:
         self.close()
-        if isinstance(folder.store, LocalStore):
+        if is_local(folder.store):
             self._read = self.enter_context(folder.store.opened(folder.key(file)))
         else:
             self._read = functools.partial(folder.read_into, file)
@@ -308,29 +304,22 @@ class _Scratch:
     def __init__(self) -> None:
         self._staged = _NOTHING
         self._gap = _NOTHING
-        self.detour = Detour()
 
     def buffers(self, window: Window) -> tuple[list[_Array], list[_Array]]:
         """What the window's bytes are read into: all of it, gaps included, and the part for each span."""
         first = window.spans[0]
-        is_local = isinstance(window.folder.store, LocalStore)  # only a local file is copied by the kernel
-        if len(window.spans) == 1 and first.target is not None and not (is_local and _is_crooked(first)):
+        if len(window.spans) == 1 and first.target is not None:
             return [first.target], [first.target]  # as most are of large tensors
-        is_staged = [span.target is None for span in window.spans]
-        crooked = [number for number, span in enumerate(window.spans) if is_local and _is_crooked(span)]
-        if crooked and self.detour.begin():
-            for number in crooked:
-                is_staged[number] = True
-        needed = sum(slabs.aligned(span.nbytes) for span, staged in zip(window.spans, is_staged, strict=True) if staged)
+        needed = sum(slabs.aligned(span.nbytes) for span in window.spans if span.target is None)
         if needed > self._staged.nbytes:
             self._staged = slabs.raw(needed)
         buffers: list[_Array] = []
         parts: list[_Array] = []
         at, used = window.spans[0].offset, 0
-        for span, staged in zip(window.spans, is_staged, strict=True):
+        for span in window.spans:
             if span.offset > at:
                 buffers.append(self._gap_of(span.offset - at))
-            if staged or span.target is None:
+            if span.target is None:
                 part = self._staged[used : used + span.nbytes]
                 used += slabs.aligned(span.nbytes)
             else:
@@ -344,17 +333,6 @@ class _Scratch:
         if not self._gap.nbytes:
             self._gap = slabs.raw(planning.GAP_NBYTES)
         return self._gap[:nbytes]
-
-
-def _is_crooked(span: Span) -> bool:
-    """Whether it is for memory that may be slow to read into, and large enough to do something about it."""
-    target = span.target
-    return span.nbytes >= BOUNCE_NBYTES and target is not None and target.__array_interface__["data"][0] % slabs.ALIGN != 0
-
-
-def _raw(array: _Array | None) -> _Array:
-    assert array is not None  # what has no target has what fills it
-    return array.reshape(-1).view(np.uint8)
 
 
 def _names(wrong: _Wrong, folder: Folder, file: str) -> set[str]:
@@ -372,6 +350,6 @@ def _is_cached(window: Window) -> bool:
     store, last = window.folder.store, window.spans[-1]
     try:
         key = window.folder.key(window.file)
-        return not isinstance(store, LocalStore) or store.is_cached(key, last.offset + last.nbytes - 1)
+        return not is_local(store) or store.is_cached(key, last.offset + last.nbytes - 1)
     except FileNotFoundError:
         return True  # which is told when it is read
