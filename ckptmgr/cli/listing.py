@@ -1,12 +1,16 @@
 """``ckptmgr ls``: the steps of a run."""
 
 from ckptmgr.cli.output import AsJSON, complain, emit_json, emit_table, metrics, origin, size, step_json, when
+from ckptmgr.cli.storing import Storage
 from ckptmgr.cli.target import DEFAULT_NAMING, RunURL, Template, run
 
 
-def list_steps(url: RunURL, template: Template = DEFAULT_NAMING, as_json: AsJSON = False) -> None:
-    """List the steps of a run, oldest save first: the last one is the latest. Those of other tools are marked foreign."""
-    with run(url, template) as manager:
+def list_steps(url: RunURL, template: Template = DEFAULT_NAMING, storage: Storage = None, as_json: AsJSON = False) -> None:
+    """List the steps of a run, in the order of their saves.
+
+    The last one is the latest. Those of other tools are marked foreign.
+    """
+    with run(url, template, storage=storage) as manager:
         steps = manager.steps()
     if as_json:
         emit_json({"run": url, "steps": [step_json(info) for info in steps]})
