@@ -31,6 +31,7 @@ LINES: dict[str, list[str]] = {
     "sweep": ["{}"],
 }
 WITHOUT_PLACE = {"demo", "completion"}
+in_the_cloud = pytest.mark.xdist_group("clouds")  # its client has threads, and other tests fork
 each_line = pytest.mark.parametrize("line", [f"{name} {line}" for name, lines in LINES.items() for line in lines])
 each_source = pytest.mark.parametrize("line", [f"{name} {lines[0]}" for name, lines in LINES.items()])
 
@@ -119,6 +120,7 @@ def test_a_url_that_means_nothing_is_wrong_usage(place: Path, line: str, url: st
     assert is_told(call(line, url), 2)
 
 
+@in_the_cloud
 @each_line
 def test_an_unknown_storage_option_is_wrong_usage(place: Path, line: str) -> None:
     done = call(f"{line} --storage-option colour=red", "s3://bucket/run")
@@ -143,6 +145,7 @@ def test_a_storage_whose_package_is_missing_is_wrong_usage(place: Path, line: st
     assert "smb" in done.stderr
 
 
+@in_the_cloud
 @each_line
 def test_an_endpoint_that_nobody_answers_is_named(place: Path, line: str) -> None:
     options = [f"--storage-option {pair}" for pair in ("endpoint_url=http://127.0.0.1:1", "key=a", "secret=b", "retries=0")]

@@ -111,13 +111,13 @@ def _pool(workers: int, *, processes: bool) -> Iterator[Executor | None]:
 
 
 def _start(pool: Executor, workers: int) -> None:
-    """Starts all processes now: what is ignored here they ignore, so Ctrl-C, which reaches all, is told by one alone."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Starts all processes now: what is blocked here never reaches them, so Ctrl-C, which is sent to all, ends one alone."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         for _ in range(workers):
             pool.submit(int)
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _wanted(text: str) -> Wanted:
