@@ -1,9 +1,17 @@
 """Storage options on the command line."""
 
+import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from every_store import options
+from services import S3
+from typer.testing import CliRunner
 
+from ckptmgr import CheckpointManager
+from ckptmgr.cli.app import app
 from ckptmgr.cli.storing import options_of_both, storage_options
 
 
@@ -40,3 +48,28 @@ def test_the_target_may_have_options_of_its_own() -> None:
     found = options_of_both("s3://a/run", "s3://b/run", ["region=here", "anon=true"], ["region=there"])
 
     assert found == ({"region": "here", "anon": True}, {"region": "there", "anon": True})
+
+
+@pytest.mark.xdist_group("clouds")
+def test_every_command_reaches_an_endpoint_of_its_own(tmp_path: Path, s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    url, words = f"s3://test-bucket{tmp_path}", [f"{key}={_typed(value)}" for key, value in options(s3_server).items()]
+    given = [word for pair in words for word in ("--storage-option", pair)]
+    with CheckpointManager("run") as manager:
+        for step in (1, 2, 3):
+            manager.save(step, {"w": np.ones(3)})
+
+    for line in (
+        f"cp run {url}/run", f"ls {url}/run", f"show {url}/run --step 2", f"verify {url}/run", f"report {url}/run -o page.html",
+        f"migrate {url}/run {url}/other --to npz", f"convert {url}/other {url}/new.npz", f"show {url}/new.npz",
+        f"pin {url}/run 1 kept", f"gc {url}/run --keep-last 1 --yes", f"unpin {url}/run 1 kept", f"sweep {url}/run",
+        f"cp {url}/run back",
+    ):  # fmt: skip
+        done = CliRunner().invoke(app, [*line.split(), *given])
+        assert (done.exit_code, done.stderr) == (0, ""), line
+
+    assert [info.step for info in CheckpointManager("back").steps()] == [1, 3]
+
+
+def _typed(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
