@@ -194,9 +194,9 @@ class Run:
             return self.not_own(known)
         committed, others = ([known.info.step for known in each] for each in (steps.committed, steps.foreign))
         what = "no step is" if step is None else f"step {step} is not"
-        listed = f"committed: {shown(committed[::-1]) or 'none'}"
+        listed = f"committed: {shown(_nearest(committed, step)) or 'none'}"
         if others:
-            listed += f"; of other tools: {shown(others[::-1])}"
+            listed += f"; of other tools: {shown(_nearest(others, step))}"
         text = f"{what} committed in {self.folder.location()!r} ({listed})"
         return StepNotFoundError(text, step=step, committed=committed)
 
@@ -336,3 +336,8 @@ class Run:
         assert manifest is not None
         path = self.folder.location(f"{found.name}/{folder_name(manifest.attempt)}")
         return Committed(found, manifest, manifest.info(found.record.pins, name=found.name, path=path))
+
+
+def _nearest(steps: list[int], to: int | None) -> list[int]:
+    """Steps in the order in which they may be meant: near ones first, or the latest ones."""
+    return steps[::-1] if to is None else sorted(steps, key=lambda step: (abs(step - to), -step))

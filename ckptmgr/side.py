@@ -25,7 +25,7 @@ from ckptmgr.source import Summed, TensorSource
 from ckptmgr.spec import TensorSpec
 from ckptmgr.staging import staged
 from ckptmgr.step import JSON
-from ckptmgr.storage import LocalStore
+from ckptmgr.storage import is_local
 from ckptmgr.structure import encoded
 from ckptmgr.tree import join
 from ckptmgr.views import Recast, Renamed
@@ -126,8 +126,11 @@ def _plain(skeleton: JSON) -> dict[str, JSON]:
 def _is_one_file(one: Extent, two: Extent) -> bool:
     if one.folder.store is two.folder.store:
         return one.folder.key(one.file) == two.folder.key(two.file)
-    is_local = isinstance(one.folder.store, LocalStore) and isinstance(two.folder.store, LocalStore)
-    return is_local and one.folder.location(one.file) == two.folder.location(two.file)
+    return (
+        is_local(one.folder.store)
+        and is_local(two.folder.store)
+        and one.folder.location(one.file) == two.folder.location(two.file)
+    )
 
 
 def _summed(held: Mapping[str, bytes]) -> dict[str, JSON]:

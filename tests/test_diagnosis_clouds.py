@@ -16,7 +16,7 @@ from ckptmgr import CheckpointManager, Diagnosis, diagnose
 from ckptmgr.manifest import Manifest, new_attempt
 from ckptmgr.record import Record, encode
 
-pytestmark = pytest.mark.xdist_group("clouds")
+pytestmark = pytest.mark.cloud
 
 
 def looked(run: Case, **options: Any) -> Diagnosis:

@@ -1,5 +1,6 @@
 """What is special about file systems of fsspec: those that can only be read, and those without conditions."""
 
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from runs import state
 
-from ckptmgr import CheckpointManager
+from ckptmgr import CheckpointManager, MissingDependencyError
 from ckptmgr.storage import Answer, FilesystemStore
 
 
@@ -74,3 +75,10 @@ def test_a_run_in_memory_is_shared_by_all_managers(tmp_path: Path) -> None:
 
     assert (CheckpointManager(url).restore().state["w"] == np.arange(3)).all()
     assert not CheckpointManager(url).folder.store.is_weak
+
+
+def test_a_file_system_whose_package_is_missing_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fsspec.implementations.smb", None)
+
+    with pytest.raises(MissingDependencyError, match="smb"):
+        FilesystemStore("smb://host/run").list("")

@@ -119,6 +119,14 @@ def test_a_step_that_is_not_there_names_those_that_are(manager):
         assert caught.value.step == 5
 
 
+def test_of_many_steps_the_nearest_are_named(manager):
+    for step in range(100, 1001, 100):
+        manager.save(step, {})
+
+    with pytest.raises(StepNotFoundError, match=r"committed: 500, 600, 400, 700, 300"):
+        manager.restore(510)
+
+
 def test_a_mismatch_lists_everything_at_once_and_changes_nothing(manager):
     manager.save(1, state(1))
     mine = {"model": {"w": np.zeros((4, 4), np.float32), "bias": np.zeros(3, int)}, "epoch": 0, "note": ""}

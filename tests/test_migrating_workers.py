@@ -78,7 +78,7 @@ def test_with_a_worker_killed_in_the_middle_all_steps_are_there_once_and_whole(r
         assert len(list((tmp_path / "new").glob("*/a-*"))) == len(list((tmp_path / "new").glob("*/manifest.json"))) == COUNT
 
 
-@pytest.mark.xdist_group("clouds")
+@pytest.mark.cloud
 @pytest.mark.parametrize("kind", ["threads", "processes"])
 def test_a_run_in_a_bucket_is_migrated_into_another_although_a_worker_is_killed(tmp_path: Path, s3_server: S3, kind: str) -> None:
     url, given = f"s3://test-bucket{tmp_path}", options(s3_server)

@@ -111,7 +111,7 @@ def test_numbers_that_somebody_forged_are_not_shown(tmp_path: Path) -> None:
     assert HARM not in read(tmp_path / "page.html").text.replace(found.problems[0], "")
 
 
-@pytest.mark.xdist_group("clouds")
+@pytest.mark.cloud
 def test_a_report_of_a_bucket_is_a_listing_its_records_and_one_index(s3_server: Any, s3_proxy: Any, tmp_path: Path) -> None:
     steps, place = 40, f"{CLOUDS['s3'][1]}/{secrets.token_hex(4)}/run"
     manager = CheckpointManager(place, storage_options=options(s3_server, s3_proxy.endpoint))

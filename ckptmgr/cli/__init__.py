@@ -16,4 +16,7 @@ def main() -> None:
     if _MISSING:
         print("ckptmgr: the command needs typer and rich: pip install 'ckptmgr[cli]'", file=sys.stderr)
         sys.exit(2)
-    app()
+    try:
+        app()
+    except KeyboardInterrupt:  # before any command has begun
+        sys.exit(130)

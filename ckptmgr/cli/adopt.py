@@ -8,6 +8,7 @@ import typer
 from ckptmgr import StepInfo
 from ckptmgr.adopting import Adoption, NotAdopted
 from ckptmgr.cli.output import AsJSON, complain, counted, emit, emit_json, origin, progress, size, step_json, usage
+from ckptmgr.cli.storing import Storage
 from ckptmgr.cli.target import DEFAULT_NAMING, RunURL, StepNumber, Template, run
 from ckptmgr.finding import Run
 from ckptmgr.hints import Hints
@@ -21,15 +22,17 @@ def adopt_steps(
     step: StepNumber = None,
     dry_run: DryRun = False,
     template: Template = DEFAULT_NAMING,
+    storage: Storage = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Make committed steps of those that other tools wrote into the run's folder: all of them, or one with --step.
+    """Make committed steps of those that other tools wrote.
 
-    Files are copied byte for byte, checked and committed, and then the originals are deleted. No step is lost, changed or moved
-    in the order of steps; if it is interrupted, run the same command again. Exits with 1 if a step cannot be adopted.
+    They lie in the run's folder; all of them are adopted, or one with --step. Files are copied byte for byte, checked and
+    committed, and then the originals are deleted. No step is lost, changed or moved in the order of steps; if it is
+    interrupted, run the same command again. Exits with 1 if a step cannot be adopted.
     """
     ends: list[StepInfo | NotAdopted] = []
-    with progress("adopt") as shown, run(url, template) as manager, usage("--step"):
+    with progress("adopt") as shown, run(url, template, storage=storage) as manager, usage("--step"):
         steps = Run(manager.folder, manager.naming)
         adoption = Adoption(steps, lambda: manager.run, Hints(steps).refresh, shown)
         for end in adoption.plan(step) if dry_run else adoption.each(step):

@@ -1,65 +1,68 @@
-"""The commands put together, and what happens when one fails: a line on standard error and an exit code, never a traceback."""
+"""The commands put together, each with an example or two of its use."""
 
-import errno
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from ckptmgr.cli import adopt, convert, copying, demo, diff, doctor, export, listing, migration, report, retain, show, verify
-from ckptmgr.cli.output import complain, emit
-from ckptmgr.errors import CheckpointError, MissingDependencyError
-
-
-class Commands(TyperGroup):
-    """Tells errors and warnings of the library in one line each."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Runs the command that ``ctx`` names."""
-        with _told_in_lines():
-            try:
-                return super().invoke(ctx)
-            except (CheckpointError, OSError) as error:
-                # A reader that closed the pipe (`| head`) has seen enough: typer ends quietly.
-                if isinstance(error, OSError) and error.errno == errno.EPIPE:
-                    raise
-                complain(_told(error))
-                # Of diff, 1 is an answer.
-                is_two = isinstance(error, MissingDependencyError) or ctx.invoked_subcommand == "diff"
-                raise typer.Exit(2 if is_two else 1) from error
-
+from ckptmgr.cli import (
+    adopt,
+    completion,
+    convert,
+    copying,
+    demo,
+    diff,
+    doctor,
+    export,
+    listing,
+    migration,
+    report,
+    retain,
+    show,
+    verify,
+)
+from ckptmgr.cli.frame import Commands, examples
+from ckptmgr.cli.output import emit
 
 app = typer.Typer(
     name="ckptmgr",
     cls=Commands,
-    help="Looks at runs and checkpoints, checks, copies, converts and migrates them, tidies up. "
-    "Exit codes: 0 done, 1 a problem or a failure, 2 wrong usage; of diff: 0 the same, 1 different, 2 a failure or wrong usage.",
+    help="Looks at runs and checkpoints, checks, copies, converts and migrates them, tidies up.\n\n"
+    "A run is a folder of steps, a path or a URL such as s3://bucket/run. With --json a command prints one JSON document. "
+    "Exit codes: 0 done, 1 a problem or a failure, 2 wrong usage, 130 interrupted; of diff 0 same, 1 different, 2 a failure.",
+    epilog=examples("ckptmgr ls run-1", "ckptmgr show run-1 --step 500", "ckptmgr demo"),
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command("ls")(listing.list_steps)
-app.command("show")(show.show)
-app.command("verify")(verify.verify)
-app.command("doctor")(doctor.doctor)
-app.command("cp")(copying.copy)
-app.command("convert")(convert.convert_checkpoint)
-app.command("diff")(diff.show_differences)
-app.command("export")(export.export_step)
-app.command("adopt")(adopt.adopt_steps)
-app.command("migrate")(migration.migrate_run)
-app.command("report")(report.report)
-app.command("gc")(retain.collect)
-app.command("pin")(retain.pin)
-app.command("unpin")(retain.unpin)
-app.command("sweep")(retain.sweep)
-app.command("demo")(demo.demo)
+app.command("ls", epilog=examples("ckptmgr ls run-1", "ckptmgr ls s3://bucket/run-1 --json"))(listing.list_steps)
+app.command("show", epilog=examples("ckptmgr show run-1 --step 500", "ckptmgr show model.safetensors"))(show.show)
+app.command("verify", epilog=examples("ckptmgr verify run-1", "ckptmgr verify s3://bucket/run-1 --step 500"))(verify.verify)
+app.command("doctor", epilog=examples("ckptmgr doctor run-1", "ckptmgr doctor s3://bucket/run-1 --deep"))(doctor.doctor)
+app.command("cp", epilog=examples("ckptmgr cp run-1 s3://bucket/run-1", "ckptmgr cp run-1 /backup/run-1 --latest"))(copying.copy)
+app.command(
+    "convert", epilog=examples("ckptmgr convert run-1 model.h5", "ckptmgr convert model.pt model.safetensors --cast '*=bfloat16'")
+)(convert.convert_checkpoint)
+app.command("diff", epilog=examples("ckptmgr diff run-1 --steps 100 200", "ckptmgr diff model.h5 model.safetensors"))(
+    diff.show_differences
+)
+app.command("export", epilog=examples("ckptmgr export run-1 model --to hf", "ckptmgr export run-1 net.pt --to torch --step 500"))(
+    export.export_step
+)
+app.command("adopt", epilog=examples("ckptmgr adopt run-1 --dry-run", "ckptmgr adopt run-1 --step 500"))(adopt.adopt_steps)
+app.command("migrate", epilog=examples("ckptmgr migrate old new", "ckptmgr migrate old new --to hdf5 --steps 100,300"))(
+    migration.migrate_run
+)
+app.command("report", epilog=examples("ckptmgr report run-1", "ckptmgr report run-1 --compare 300 500"))(report.report)
+app.command("gc", epilog=examples("ckptmgr gc run-1 --keep-last 3 --dry-run", "ckptmgr gc run-1 --keep-best val_loss:min"))(
+    retain.collect
+)
+app.command("pin", epilog=examples("ckptmgr pin run-1 500 paper"))(retain.pin)
+app.command("unpin", epilog=examples("ckptmgr unpin run-1 500 paper"))(retain.unpin)
+app.command("sweep", epilog=examples("ckptmgr sweep run-1", "ckptmgr sweep run-1 --grace 10m"))(retain.sweep)
+app.command("demo", epilog=examples("ckptmgr demo", "ckptmgr demo --kills 3 --keep runs"))(demo.demo)
+app.command("completion", epilog=examples('eval "$(ckptmgr completion bash)"', "ckptmgr completion fish"))(completion.completion)
 
 
 def _print_version(wanted: bool) -> None:
@@ -75,28 +78,3 @@ def _options(
     ] = False,
 ) -> None:
     pass
-
-
-def _told(error: Exception) -> str:
-    """The error's message; of a bare `OSError`, what it says and of which file."""
-    if isinstance(error, OSError) and not isinstance(error, CheckpointError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error)
-
-
-class _Lines(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        complain(f"{record.levelname.lower()}: {record.getMessage()}")
-
-
-@contextmanager
-def _told_in_lines() -> Iterator[None]:
-    """Warnings and log records of the library go to standard error, each as one line."""
-    log, lines = logging.getLogger("ckptmgr"), _Lines(logging.WARNING)
-    log.addHandler(lines)
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *where, **more: complain(f"warning: {message}")
-            yield
-    finally:
-        log.removeHandler(lines)

@@ -1,12 +1,15 @@
 """``ckptmgr convert``: a checkpoint of one format becomes one of another."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
-from ckptmgr import CheckpointManager, ConvertReport, StepNaming, convert
+from ckptmgr import CheckpointManager, ConvertReport, convert
+from ckptmgr.cli.completing import formats, steps
 from ckptmgr.cli.output import AsJSON, Report, counted, emit, emit_json, progress, size, usage
-from ckptmgr.cli.target import DEFAULT_NAMING, Template, checkpoint
+from ckptmgr.cli.storing import Storage, TargetStorage, options_of_both
+from ckptmgr.cli.target import DEFAULT_NAMING, Template, checkpoint, folder, step_naming
 
 Source = Annotated[
     str, typer.Argument(metavar="SRC", help="A run, a step's folder, or a checkpoint of any tool.", show_default=False)
@@ -15,10 +18,16 @@ Destination = Annotated[
     str, typer.Argument(metavar="DST", help="A new file, a folder ending in '/', or with --step a run.", show_default=False)
 ]
 To = Annotated[
-    str | None, typer.Option("--to", metavar="FORMAT", help="The new format; by default what DST ends in.", show_default=False)
+    str | None,
+    typer.Option(
+        "--to", metavar="FORMAT", help="The new format; by default what DST ends in.", show_default=False, autocompletion=formats
+    ),
 ]
 FromStep = Annotated[
-    int | None, typer.Option("--from-step", min=0, help="A step of the run SRC; by default the newest.", show_default=False)
+    int | None,
+    typer.Option(
+        "--from-step", min=0, help="A step of the run SRC; by default the newest.", show_default=False, autocompletion=steps
+    ),
 ]
 Step = Annotated[int | None, typer.Option("--step", min=0, help="Commit it as this step of the run DST.", show_default=False)]
 Select = Annotated[list[str] | None, typer.Option("--select", metavar="GLOB", help="Take only these names.", show_default=False)]
@@ -50,17 +59,21 @@ def convert_checkpoint(
     cast: Cast = None,
     overwrite: Overwrite = False,
     template: Template = DEFAULT_NAMING,
+    storage: Storage = None,
+    target_storage: TargetStorage = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Write a checkpoint in another format, or as a step of a run, and tell what became of everything in it.
+    """Write a checkpoint in another format, or as a step of a run.
 
-    What is written has been compared with the checksums of SRC before it appears. Options of lists may be given several times;
-    --rules come before --rename.
+    Tells what became of everything in it. What is written has been compared with the checksums of SRC before it appears.
+    --select, --rename, --rules and --cast may be given several times; --rules come before --rename.
     """
     pairs = [pair("--rename", rule) for rule in rename or ()]
     dtypes = dict(pair("--cast", each) for each in cast or ())
-    with checkpoint(src, from_step, template) as opened, progress("convert") as shown, usage("convert"):
-        where = dst if step is None else _run(dst, to, template, shown)
+    source_options, options = options_of_both(src, dst, storage, target_storage)
+    folder(dst, options)
+    with checkpoint(src, from_step, template, source_options) as opened, progress("convert") as shown, usage("convert"):
+        where = dst if step is None else _run(dst, to, template, options, shown)
         report = convert(
             opened,
             where,
@@ -70,6 +83,7 @@ def convert_checkpoint(
             select=select or None,
             cast=dtypes or None,
             overwrite=overwrite,
+            storage_options=options if step is None and options else None,
             progress=shown,
         )
     if as_json:
@@ -78,8 +92,9 @@ def convert_checkpoint(
         emit_report(report)
 
 
-def _run(url: str, to: str | None, template: str, shown: Report | None) -> CheckpointManager:
-    return CheckpointManager(url, backend=to or "safetensors", naming=StepNaming(template), progress=shown)
+def _run(url: str, to: str | None, template: str, options: Mapping[str, Any], shown: Report | None) -> CheckpointManager:
+    naming = step_naming(template)
+    return CheckpointManager(url, backend=to or "safetensors", naming=naming, progress=shown, storage_options=options or None)
 
 
 def pair(option: str, text: str) -> tuple[str, str]:

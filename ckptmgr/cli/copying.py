@@ -4,16 +4,26 @@ from typing import Annotated, cast
 
 import typer
 
-from ckptmgr import StepNaming, copying
-from ckptmgr.cli.output import AsJSON, complain, counted, emit, emit_json, progress, size, step_json, usage
-from ckptmgr.cli.target import DEFAULT_NAMING, RunURL, Template, run
+from ckptmgr import copying
+from ckptmgr.cli import completing
+from ckptmgr.cli.output import AsJSON, complain, counted, emit, emit_json, progress, size, step_json
+from ckptmgr.cli.storing import Storage, TargetStorage, options_of_both
+from ckptmgr.cli.target import DEFAULT_NAMING, RunURL, Template, folder, run, step_naming
 from ckptmgr.copying import Copied, NotCopied, Wanted
 from ckptmgr.finding import Run
 from ckptmgr.step import JSON
-from ckptmgr.storage import open_folder
 
 TargetRun = Annotated[str, typer.Argument(metavar="TARGET", help="Folder of the run that gets them.", show_default=False)]
-Steps = Annotated[list[int] | None, typer.Option("--step", min=0, help="A step to copy; repeatable.", show_default=False)]
+Steps = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--step",
+        min=0,
+        help="A step to copy; repeatable.",
+        show_default=False,
+        autocompletion=completing.steps,
+    ),
+]
 Latest = Annotated[bool, typer.Option("--latest", help="Copy the step that was saved last.")]
 All = Annotated[bool, typer.Option("--all", help="Copy all steps, which is done if nothing else is said.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace other steps of the same numbers.")]
@@ -29,18 +39,20 @@ def copy(
     overwrite: Overwrite = False,
     fast: Fast = False,
     template: Template = DEFAULT_NAMING,
+    storage: Storage = None,
+    target_storage: TargetStorage = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Copy committed steps into another run, on any storage. They stay the same steps, each whole or absent.
+    """Copy steps into another run, on any storage.
 
-    Steps that are there already are passed over, and what an interrupted copy has written is not written again: run the
-    same command again. Exits with 1 if a step could not be copied; the others are.
+    They stay the same steps, each whole or absent. Steps that are there already are passed over, and what an interrupted copy
+    has written is not written again: run the same command again. Exits with 1 if a step could not be copied; the others are.
     """
     if bool(steps) + latest + all_steps > 1:
         raise typer.BadParameter("give one of --step, --latest and --all")
-    with usage("TARGET"):
-        target = Run(open_folder(target_url), StepNaming(template))
-    with progress("copy") as shown, run(url, template) as manager:
+    source_options, target_options = options_of_both(url, target_url, storage, target_storage)
+    target = Run(folder(target_url, target_options), step_naming(template))
+    with progress("copy") as shown, run(url, template, storage=source_options) as manager:
         source = Run(manager.folder, manager.naming)
         wanted = cast(Wanted, steps or ("latest" if latest else "all"))
         chosen, failed = copying.choose(source, wanted)

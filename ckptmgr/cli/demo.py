@@ -47,7 +47,10 @@ class Outcome(NamedTuple):
 
 
 def demo(keep: Keep = None, kills: Kills = 6, steps: Steps = 1000, as_json: AsJSON = False) -> None:
-    """Kill a training run again and again and show that it ends bit for bit where an undisturbed run ends."""
+    """Kill a training run again and again, and lose nothing.
+
+    Trains once undisturbed and once with kills, in two new runs: both end with the same bytes. Takes about half a minute.
+    """
     begun = time.monotonic()
     with _folder(keep) as folder:
         outcome = _demonstrate(folder, kills, steps, is_quiet=as_json)

@@ -9,6 +9,7 @@ import typer
 from ckptmgr import Checkpoint, DiffReport, diff
 from ckptmgr.cli.convert import Rename, RuleSets, Select, pair
 from ckptmgr.cli.output import AsJSON, emit, emit_json, emit_table, progress, usage
+from ckptmgr.cli.storing import Given, Storage, TargetStorage, options_of_both
 from ckptmgr.cli.target import DEFAULT_NAMING, Template, checkpoint, run
 from ckptmgr.diffreport import figure
 
@@ -44,15 +45,18 @@ def show_differences(
     state_only: StateOnly = False,
     most: Most = 100,
     template: Template = DEFAULT_NAMING,
+    storage: Storage = None,
+    b_storage: TargetStorage = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Tell what is different in checkpoint B from A, or between two steps of the run A; by default its last two.
+    """Tell what is different between two checkpoints, or steps.
 
+    That is in checkpoint B from A, or between two steps of the run A, by default its last two.
     What only one has comes first, then what changed most. Exits with 0 if they are the same, with 1 if they differ, and with 2
     if they cannot be compared, as diff does. --rules and --rename give names in A those in B.
     """
     with ExitStack() as stack:
-        first, second = stack.enter_context(_pair(a, b, steps, template))
+        first, second = stack.enter_context(_pair(a, b, steps, template, options_of_both(a, b or a, storage, b_storage)))
         shown = stack.enter_context(progress("diff"))
         stack.enter_context(usage("diff"))
         report = diff(
@@ -76,13 +80,16 @@ def show_differences(
 
 
 @contextmanager
-def _pair(a: str, b: str | None, steps: tuple[int, int] | None, template: str) -> Iterator[tuple[Checkpoint, Checkpoint]]:
+def _pair(
+    a: str, b: str | None, steps: tuple[int, int] | None, template: str, options: tuple[Given, Given]
+) -> Iterator[tuple[Checkpoint, Checkpoint]]:
     with ExitStack() as stack:
         if b is not None:
             one, two = steps or (None, None)
-            yield stack.enter_context(checkpoint(a, one, template)), stack.enter_context(checkpoint(b, two, template))
+            first = stack.enter_context(checkpoint(a, one, template, options[0]))
+            yield first, stack.enter_context(checkpoint(b, two, template, options[1]))
             return
-        manager = stack.enter_context(run(a, template))
+        manager = stack.enter_context(run(a, template, storage=options[0]))
         if steps is None:
             known = [info.step for info in manager.steps()]
             if len(known) < 2:

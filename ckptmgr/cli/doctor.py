@@ -4,10 +4,11 @@ from typing import Annotated
 
 import typer
 
-from ckptmgr import StepNaming, diagnose
+from ckptmgr import diagnose
 from ckptmgr.cli import policy
 from ckptmgr.cli.output import AsJSON, emit, emit_json, progress, usage
-from ckptmgr.cli.target import DEFAULT_NAMING, RunURL, Template
+from ckptmgr.cli.storing import Storage, TargetStorage, options_of_both
+from ckptmgr.cli.target import DEFAULT_NAMING, RunURL, Template, folder, step_naming
 
 Deep = Annotated[bool, typer.Option("--deep", help="Read every byte of every step and compare it with its checksum.")]
 Grace = Annotated[str, typer.Option("--grace", metavar="TIME", help="What showed signs of life in this time may be alive.")]
@@ -23,18 +24,30 @@ def doctor(
     remote: Remote = None,
     grace: Grace = "1h",
     template: Template = DEFAULT_NAMING,
+    storage: Storage = None,
+    remote_storage: TargetStorage = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Explain what is wrong with a run, what is lost by it, and which command heals it. Nothing is changed.
+    """Explain what is wrong with a run and what heals it.
 
-    Exits with 1 if anything is to be healed; notes are no reason. It may run beside saves.
+    It tells what is lost, and the command that heals it. Nothing is changed. Exits with 1 if anything is to be healed; notes are
+    no reason. It may run beside saves.
     """
     with usage("--grace"):
         grace_s = policy.duration(grace).total_seconds()
-    with usage("--naming"):
-        naming = StepNaming(template)
+    naming, (options, remote_options) = step_naming(template), options_of_both(url, remote or url, storage, remote_storage)
+    folder(url, options)
     with progress("read") as shown, usage("RUN"):
-        found = diagnose(url, naming=naming, deep=deep, grace_s=grace_s, remote=remote, progress=shown)
+        found = diagnose(
+            url,
+            naming=naming,
+            deep=deep,
+            grace_s=grace_s,
+            remote=remote,
+            storage_options=options or None,
+            remote_options=remote_options or None,
+            progress=shown,
+        )
     if as_json:
         emit_json(found.to_json())
     else:

@@ -7,7 +7,8 @@ import typer
 from ckptmgr import export
 from ckptmgr.cli.convert import Cast, Rename, RuleSets, emit_report, pair
 from ckptmgr.cli.output import AsJSON, emit_json, progress, usage
-from ckptmgr.cli.target import DEFAULT_NAMING, StepNumber, TargetURL, Template, checkpoint
+from ckptmgr.cli.storing import Storage, TargetStorage, options_of_both
+from ckptmgr.cli.target import DEFAULT_NAMING, StepNumber, TargetURL, Template, checkpoint, folder
 from ckptmgr.exportforms import TOOLS, Tool
 
 Destination = Annotated[str, typer.Argument(metavar="DST", help="A folder, or the name of one file.", show_default=False)]
@@ -39,16 +40,21 @@ def export_step(
     shard: Shard = None,
     overwrite: Overwrite = False,
     template: Template = DEFAULT_NAMING,
+    storage: Storage = None,
+    target_storage: TargetStorage = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Write a step as the files that Keras, TensorFlow (tf), Hugging Face (hf) or PyTorch (torch) expect by name.
+    """Write a step as the files that a tool expects by name.
 
-    What is written has been compared with the checksums of the step before it appears. Options of lists may be given several
-    times; --rules come before --rename, and both work on names without the prefix of --select.
+    The tools are Keras, TensorFlow (tf), Hugging Face (hf) and PyTorch (torch). What is written has been compared with the
+    checksums of the step before it appears. Options of lists may be given several times; --rules come before --rename, and both
+    work on names without the prefix of --select.
     """
     pairs = [pair("--rename", rule) for rule in rename or ()]
     dtypes = dict(pair("--cast", each) for each in cast or ())
-    with checkpoint(src, step, template) as opened, progress("export") as shown, usage("export"):
+    source_options, options = options_of_both(src, dst, storage, target_storage)
+    folder(dst, options)
+    with checkpoint(src, step, template, source_options) as opened, progress("export") as shown, usage("export"):
         report = export(
             opened,
             dst,
@@ -59,6 +65,7 @@ def export_step(
             cast=dtypes or None,
             max_shard_size=shard,
             overwrite=overwrite,
+            storage_options=options or None,
             progress=shown,
         )
     if as_json:

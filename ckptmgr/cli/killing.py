@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,12 @@ class Training:
         """
         command = [sys.executable, "-P", "-c", _CHILD, str(self.folder), str(self.data), str(self.steps)]
         began, saves, took_s = 0, 0, []
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **_ONE_THREAD}) as child:
+        # In a session of its own Ctrl-C does not reach it: it is ended below, and has nothing to say about that.
+        environ = {**os.environ, **_ONE_THREAD}
+        with (
+            subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ, start_new_session=True) as child,
+            _ended(child),
+        ):
             assert child.stdout is not None
             for event, step in map(str.split, child.stdout):
                 if event == "start":
@@ -92,6 +98,16 @@ class Training:
             files=swept.files + swept.uploads,
             nbytes=swept.nbytes,
         )
+
+
+@contextmanager
+def _ended(child: subprocess.Popen[str]) -> Iterator[None]:
+    """The training does not go on after who has started it."""
+    try:
+        yield
+    except BaseException:
+        child.kill()
+        raise
 
 
 def lives(training: Training, kills: int, save_s: float) -> Iterator[Life]:

@@ -17,6 +17,7 @@ from ckptmgr.cli.output import (
     step_json,
     when,
 )
+from ckptmgr.cli.storing import Storage
 from ckptmgr.cli.target import DEFAULT_NAMING, RunURL, Template, run
 from ckptmgr.step import StepInfo
 from ckptmgr.timing import SaveStats
@@ -27,9 +28,14 @@ Long = Annotated[
 HOW = ("blocked", "took", "speed")
 
 
-def list_steps(url: RunURL, template: Template = DEFAULT_NAMING, is_long: Long = False, as_json: AsJSON = False) -> None:
-    """List the steps of a run, oldest save first: the last one is the latest. Those of other tools are marked foreign."""
-    with run(url, template) as manager:
+def list_steps(
+    url: RunURL, template: Template = DEFAULT_NAMING, is_long: Long = False, storage: Storage = None, as_json: AsJSON = False
+) -> None:
+    """List the steps of a run, in the order of their saves.
+
+    The last one is the latest. Those of other tools are marked foreign.
+    """
+    with run(url, template, storage=storage) as manager:
         steps = manager.steps()
     if as_json:
         emit_json({"run": url, "steps": [step_json(info) for info in steps]})

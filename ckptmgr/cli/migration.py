@@ -1,6 +1,8 @@
 """``ckptmgr migrate``: brings the steps of a run into another, copied or converted, many at a time."""
 
 import multiprocessing
+import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -8,16 +10,24 @@ from typing import Annotated, cast
 
 import typer
 
-from ckptmgr import MigrateReport, MigrationError, StepNaming, migrate
+from ckptmgr import MigrateReport, MigrationError, migrate
+from ckptmgr.cli.completing import formats
 from ckptmgr.cli.convert import Cast, Rename, Select, pair
 from ckptmgr.cli.output import AsJSON, complain, counted, emit, emit_json, progress, usage
-from ckptmgr.cli.target import DEFAULT_NAMING, RunURL, Template
+from ckptmgr.cli.storing import Storage, TargetStorage, options_of_both
+from ckptmgr.cli.target import DEFAULT_NAMING, RunURL, Template, folder, step_naming
 from ckptmgr.copying import Wanted
 
 Target = Annotated[str, typer.Argument(metavar="DST", help="Folder of the run that gets them.", show_default=False)]
 To = Annotated[
     str | None,
-    typer.Option("--to", metavar="FORMAT", help="Their new format; by default each keeps its own.", show_default=False),
+    typer.Option(
+        "--to",
+        metavar="FORMAT",
+        help="Their new format; by default each keeps its own.",
+        show_default=False,
+        autocompletion=formats,
+    ),
 ]
 Steps = Annotated[str, typer.Option("--steps", metavar="STEPS", help="Which: 'all', 'latest', or numbers with commas between.")]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="How many steps at a time.")]
@@ -39,13 +49,18 @@ def migrate_run(
     overwrite: Overwrite = False,
     fast: Fast = False,
     template: Template = DEFAULT_NAMING,
+    storage: Storage = None,
+    target_storage: TargetStorage = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Bring the steps of a run, ours or another tool's, into another run: copied, or with --to converted.
+    """Bring a run, ours or another tool's, into another run.
 
-    Steps that are there already from the same source are passed over: run the same command again after any interruption. Exits
-    with 1 if a step was not migrated; the others are.
+    Its steps are copied, or with --to converted. Steps that are there already from the same source are passed over: run the
+    same command again after any interruption. Exits with 1 if a step was not migrated; the others are.
     """
+    source_options, target_options = options_of_both(src, dst, storage, target_storage)
+    folder(src, source_options)
+    folder(dst, target_options)
     rules = [pair("--rename", rule) for rule in rename or ()]
     with progress("migrate") as shown, _pool(workers, processes=processes) as pool, usage("migrate"):
         try:
@@ -61,7 +76,9 @@ def migrate_run(
                 cast=dict(pair("--cast", each) for each in dtypes or ()),
                 overwrite=overwrite,
                 verify="fast" if fast else "full",
-                naming=StepNaming(template),
+                naming=step_naming(template),
+                src_options=source_options or None,
+                dst_options=target_options or None,
                 progress=shown,
             )
         except MigrationError as error:
@@ -82,7 +99,25 @@ def _pool(workers: int, *, processes: bool) -> Iterator[Executor | None]:
         yield None
         return
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        yield pool
+        try:
+            _start(pool, workers)
+            yield pool
+        except KeyboardInterrupt:
+            # What they were at is no step yet, and never becomes one. The pool's own thread may stumble over that, and say so.
+            threading.excepthook = lambda _: None
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            raise
+
+
+def _start(pool: Executor, workers: int) -> None:
+    """Starts all processes now: what is blocked here never reaches them, so Ctrl-C, which is sent to all, ends one alone."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        for _ in range(workers):
+            pool.submit(int)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _wanted(text: str) -> Wanted:

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from ckptmgr.cli import policy
-from ckptmgr.cli.output import counted, emit, progress, size
+from ckptmgr.cli.output import AsJSON, counted, emit, emit_json, progress, size
+from ckptmgr.cli.storing import Storage
 from ckptmgr.cli.target import DEFAULT_NAMING, RunURL, Template, run
 from ckptmgr.report import write_report
 
@@ -32,14 +33,21 @@ def report(
     best: policy.Best = None,
     most: policy.Bytes = None,
     template: Template = DEFAULT_NAMING,
+    storage: Storage = None,
+    as_json: AsJSON = False,
 ) -> None:
-    """Write a page about a run: what is kept and why, metrics, storage, tensors. It needs a browser and no network.
+    """Write a page about a run, for any browser.
 
-    Reads records and one index, and no tensor unless --tensors or --compare asks for it. Changes nothing in the run; with the
-    options of gc it shows what they would keep.
+    What is kept and why, metrics, storage and tensors, in one file that needs no network. Reads records and one index, and no
+    tensor unless --tensors or --compare asks for it. Changes nothing in the run; with the options of gc it shows what they
+    would keep.
     """
     given = (last, every, interval, within, best, most)
     wanted = None if all(value in (None, []) for value in given) else policy.retention(*given)
-    with run(url, template) as manager, progress("report") as shown:
+    with run(url, template, storage=storage) as manager, progress("report") as shown:
         found = write_report(manager, output, retention=wanted, tensors=read, compare=compare, url=url, progress=shown)
-    emit(f"{output}: {counted(len(found.run.steps), 'step')} of {url}, {size(output.stat().st_size)}")
+    steps, nbytes = [step.info.step for step in found.run.steps], output.stat().st_size
+    if as_json:
+        emit_json({"run": url, "output": str(output), "nbytes": nbytes, "steps": steps, "problems": list(found.problems)})
+    else:
+        emit(f"{output}: {counted(len(steps), 'step')} of {url}, {size(nbytes)}")

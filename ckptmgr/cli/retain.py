@@ -5,11 +5,14 @@ from typing import Annotated
 
 import typer
 
-from ckptmgr.cli import policy
+from ckptmgr.cli import completing, policy
 from ckptmgr.cli.output import AsJSON, complain, counted, emit, emit_json, emit_table, plan_json, plan_rows, size, usage
+from ckptmgr.cli.storing import Storage
 from ckptmgr.cli.target import DEFAULT_NAMING, RunURL, Template, run
 
-Step = Annotated[int, typer.Argument(metavar="STEP", min=0, show_default=False)]
+Step = Annotated[
+    int, typer.Argument(metavar="STEP", min=0, help="A step of the run.", show_default=False, autocompletion=completing.steps)
+]
 PinName = Annotated[str, typer.Argument(metavar="NAME", help="Why the step stays.", show_default=False)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and delete nothing.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
@@ -27,14 +30,16 @@ def collect(  # one option a policy
     dry_run: DryRun = False,
     yes: Yes = False,
     template: Template = DEFAULT_NAMING,
+    storage: Storage = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Delete the steps that no option keeps, after showing the plan with its reasons and asking.
+    """Delete the steps that no option keeps.
 
-    The newest step and pinned ones always stay, and so do the steps of other tools.
+    Shows the plan with its reasons first, and asks. The newest step and pinned ones always stay, and so do the steps of other
+    tools.
     """
     wanted = policy.retention(last, every, interval, within, best, most)
-    with run(url, template, retention=wanted) as manager:
+    with run(url, template, retention=wanted, storage=storage) as manager:
         plan = manager.plan()
         if not as_json:
             emit_table(("", "step", "saved", "size", "why"), plan_rows(plan), numbers=("step", "size"))
@@ -50,25 +55,48 @@ def collect(  # one option a policy
         emit(f"deleted {len(plan.dropped)} of {len(plan)} steps, {size(sum(info.nbytes for info in plan.dropped))}")
 
 
-def pin(url: RunURL, step: Step, name: PinName, template: Template = DEFAULT_NAMING, as_json: AsJSON = False) -> None:
+def pin(
+    url: RunURL,
+    step: Step,
+    name: PinName,
+    template: Template = DEFAULT_NAMING,
+    storage: Storage = None,
+    as_json: AsJSON = False,
+) -> None:
     """Keep a step, whatever retention says, until it is unpinned."""
-    with run(url, template) as manager, usage("NAME"):
+    with run(url, template, storage=storage) as manager, usage("NAME"):
         manager.pin(step, name)
     _emit_change(as_json, step, name, "pinned")
 
 
-def unpin(url: RunURL, step: Step, name: PinName, template: Template = DEFAULT_NAMING, as_json: AsJSON = False) -> None:
-    """Take a pin off a step; the step itself stays until the next collection."""
-    with run(url, template) as manager, usage("NAME"):
+def unpin(
+    url: RunURL,
+    step: Step,
+    name: PinName,
+    template: Template = DEFAULT_NAMING,
+    storage: Storage = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Take a pin off a step; it stays until the next gc."""
+    with run(url, template, storage=storage) as manager, usage("NAME"):
         manager.unpin(step, name)
     _emit_change(as_json, step, name, "unpinned")
 
 
-def sweep(url: RunURL, grace: Grace = "1h", template: Template = DEFAULT_NAMING, as_json: AsJSON = False) -> None:
-    """Delete what interrupted saves have left behind. Committed steps and files of other tools are never touched."""
+def sweep(
+    url: RunURL,
+    grace: Grace = "1h",
+    template: Template = DEFAULT_NAMING,
+    storage: Storage = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Delete what interrupted saves have left behind.
+
+    Committed steps and files of other tools are never touched.
+    """
     with usage("--grace"):
         period = policy.duration(grace)
-    with run(url, template) as manager:
+    with run(url, template, storage=storage) as manager:
         swept = manager.sweep(grace=period)
     if as_json:
         removed = {"files": swept.files, "nbytes": swept.nbytes, "claims": swept.claims, "uploads": swept.uploads}
@@ -88,7 +116,8 @@ def _confirm(question: str, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise typer.BadParameter("nobody is there to ask: pass --yes to delete, or --dry-run to look", param_hint="--yes")
-    if not typer.confirm(question, err=True):
+    print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         complain("nothing was deleted")
         raise typer.Exit(1)
 

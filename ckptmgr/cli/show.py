@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from ckptmgr import BackendNotFoundError, Checkpoint, MissingDependencyError, TensorSpec, backend, skeleton
 from ckptmgr.cli.output import AsJSON, counted, duration, emit, emit_json, metrics, printable, rate, size, step_json, when
+from ckptmgr.cli.storing import Storage
 from ckptmgr.cli.target import DEFAULT_NAMING, StepNumber, TargetURL, Template, checkpoint
 from ckptmgr.step import JSON
 
@@ -21,9 +22,18 @@ class Line(NamedTuple):
     nbytes: int | None = None
 
 
-def show(url: TargetURL, step: StepNumber = None, template: Template = DEFAULT_NAMING, as_json: AsJSON = False) -> None:
-    """Show the tensors of a checkpoint with dtype, shape and size, and what was saved beside them."""
-    with checkpoint(url, step, template) as opened:
+def show(
+    url: TargetURL,
+    step: StepNumber = None,
+    template: Template = DEFAULT_NAMING,
+    storage: Storage = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Show what is in a checkpoint: tensors, metrics, metadata.
+
+    Each tensor with dtype, shape and size. No tensor is read.
+    """
+    with checkpoint(url, step, template, storage) as opened:
         if as_json:
             emit_json(_document(opened))
             return

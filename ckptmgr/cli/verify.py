@@ -5,6 +5,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from ckptmgr.cli.output import AsJSON, emit, emit_json, progress
+from ckptmgr.cli.storing import Given, Storage
 from ckptmgr.cli.target import DEFAULT_NAMING, StepNumber, TargetURL, Template, by_itself, is_run, run
 from ckptmgr.errors import CorruptCheckpointError
 from ckptmgr.transfer import Problem
@@ -20,15 +21,20 @@ class Checked(NamedTuple):
 
 
 def verify(
-    url: TargetURL, step: StepNumber = None, fast: Fast = False, template: Template = DEFAULT_NAMING, as_json: AsJSON = False
+    url: TargetURL,
+    step: StepNumber = None,
+    fast: Fast = False,
+    template: Template = DEFAULT_NAMING,
+    storage: Storage = None,
+    as_json: AsJSON = False,
 ) -> None:
-    """Read every file of a checkpoint and compare it with its checksum. Of a run, all steps.
+    """Compare every byte of a checkpoint with its checksums.
 
-    Exits with 1 if anything is damaged, and names step, file and tensor.
+    Of a run, all steps. Exits with 1 if anything is damaged, and names step, file and tensor.
     """
-    checked = _steps(url, step, template, full=not fast) if step is not None or is_run(url, template) else []
+    checked = _steps(url, step, template, storage, full=not fast) if step is not None or is_run(url, template, storage) else []
     if step is None and not checked:
-        checked = [_checkpoint(url, full=not fast)]
+        checked = [_checkpoint(url, storage, full=not fast)]
     if as_json:
         emit_json({"ok": _all_good(checked), "checked": [_json(one) for one in checked]})
     else:
@@ -37,15 +43,15 @@ def verify(
         raise typer.Exit(1)
 
 
-def _steps(url: str, step: int | None, template: str, *, full: bool) -> list[Checked]:
-    with progress("verify") as shown, run(url, template, progress=shown) as manager:
+def _steps(url: str, step: int | None, template: str, storage: Given, *, full: bool) -> list[Checked]:
+    with progress("verify") as shown, run(url, template, progress=shown, storage=storage) as manager:
         report = manager.verify(step, full=full)
     return [Checked(number, [problem for of, problem in report.problems if of == number]) for number in report.steps]
 
 
-def _checkpoint(url: str, *, full: bool) -> Checked:
+def _checkpoint(url: str, storage: Given, *, full: bool) -> Checked:
     try:
-        with progress("verify") as shown, by_itself(url) as opened:
+        with progress("verify") as shown, by_itself(url, storage) as opened:
             return Checked(opened.info.step if opened.info else None, opened.verify(full=full, progress=shown))
     except CorruptCheckpointError as error:  # so damaged that it does not even open
         return Checked(error.step, [Problem(error.file or url, error.tensor, str(error))])

@@ -18,7 +18,7 @@ from ckptmgr.manifest import MANIFEST, Manifest, folder_name, parse_attempt
 from ckptmgr.naming import StepNaming
 from ckptmgr.record import LIMIT_NBYTES, Record, decode, encode
 from ckptmgr.sighting import MOST, READERS, sight_of
-from ckptmgr.storage import Folder, Head, LocalStore, Marked, MarkingStore, PosixStore, Sight, Version
+from ckptmgr.storage import Folder, Head, Marked, MarkingStore, PosixStore, Sight, Version, is_local
 from ckptmgr.storage.folders import Root
 from ckptmgr.storage.scanning import scan
 
@@ -165,7 +165,7 @@ def record_at(root: Folder, name: str, step: int | None, head: Head | None) -> t
     if head is not None and head.nbytes > LIMIT_NBYTES:
         text = f"the record {where!r} has {head.nbytes} bytes, and a record has at most {LIMIT_NBYTES}"
         raise CorruptCheckpointError(f"{text}: damaged, or not written by ckptmgr", step=step, file=MANIFEST)
-    for is_last in (isinstance(root.store, LocalStore), True):  # what comes damaged from afar is read once more
+    for is_last in (is_local(root.store), True):  # what comes damaged from afar is read once more
         sight = sight_of(root, name)
         if isinstance(sight, OSError):
             raise sight

@@ -267,7 +267,10 @@ class FilesystemStore:
                 self._opened[os.getpid()] = client.fs, client, root.rstrip("/")
             else:
                 options = {**self._options, "use_listings_cache": False, "skip_instance_cache": True}
-                fs, root = fsspec.url_to_fs(self._target, **options)
+                try:
+                    fs, root = fsspec.url_to_fs(self._target, **options)
+                except ImportError as error:  # it says which package
+                    raise MissingDependencyError(f"{split_protocol(self._target)[0]}:// cannot be used: {error}") from error
                 self._opened[os.getpid()] = fs, None, root.rstrip("/")
         return self._opened[os.getpid()]
 

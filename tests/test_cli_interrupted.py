@@ -1,0 +1,126 @@
+"""Ctrl-C at any moment at which a command touches the disk: nothing half-visible, the source as it was, and again it finishes."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from syscalls import exit_code, start_child
+from typer.testing import CliRunner
+
+import ckptmgr
+from ckptmgr import CheckpointManager
+from ckptmgr.cli.app import app
+
+EVENTS = {"open", "os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir", "fcntl.flock", "os.scandir"}
+MOMENTS = 5
+LINES = {
+    "convert to a file": "convert run new.h5",
+    "convert to several": "convert run new/ --to npz",
+    "convert to a step": "convert run copy --step 3 --to npz",
+    "cp": "cp run copy",
+    "migrate": "migrate run copy --workers 2",
+    "migrate to another format": "migrate run copy --to hdf5",
+    "gc": "gc run --keep-last 1 --yes",
+    "sweep": "sweep run --grace 0s",
+    "verify": "verify run",
+    "report": "report run -o page.html --tensors 1",
+}
+MADE = {"run", "copy", "new", "new.h5", "page.html"}  # all names that may ever be seen
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared")
+    with CheckpointManager(folder / "run") as manager:
+        for step in (1, 2, 3):
+            manager.save(step, {"a": np.full(1000, step), "b": {"c": np.zeros(3), "d": step}}, metrics={"loss": 1 / step})
+    left = folder / "run" / "step-00000009" / "a-0123456789abcdef"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half")
+    return folder
+
+
+@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
+def test_an_interrupt_leaves_nothing_half_visible_and_again_it_finishes(prepared: Path, line: str, tmp_path: Path) -> None:
+    arguments = line.split()
+    whole = tmp_path / "whole"
+    shutil.copytree(prepared, whole)
+    code, touched, told = interrupted(whole, arguments, None)
+    assert (code, told) == (0, "")
+    expected = visible(whole)
+
+    codes = set()
+    for moment in sorted({1 + touched * number // MOMENTS for number in range(MOMENTS)}):
+        place = tmp_path / str(moment)
+        shutil.copytree(prepared, place)
+        code, _, told = interrupted(place, arguments, moment)
+        codes.add(code)
+        assert (code, told.count("\n"), told[:21]) == (130, 1, "ckptmgr: interrupted:") or (code, told) == (0, "")
+
+        found = visible(place)
+        assert {path.name for path in place.iterdir()} <= MADE
+        if not line.startswith(("gc", "sweep")):
+            assert found["run"] == [1, 2, 3]
+        for name in found.keys() - {"run", "copy"}:
+            assert found[name] == expected[name]
+
+        code, _, told = interrupted(place, arguments, None)
+        if line.startswith("convert") and code == 1:  # it had been done, and is not done twice
+            assert "--overwrite" in told or "is committed already" in told
+        else:
+            assert (code, told) == (0, "")
+        assert visible(place) == expected
+        shutil.rmtree(place)
+    assert 130 in codes
+
+
+def interrupted(place: Path, arguments: list[str], moment: int | None) -> tuple[int, int, str]:
+    """The exit code of a command, how often it touched the disk, and what it told; SIGINT comes at one of these touches."""
+    touches, told = place.with_suffix(".touches"), place.with_suffix(".told")
+    code = exit_code(start_child(lambda: _run(place, arguments, moment, touches, told)))
+    return code, int(touches.read_text()), told.read_text()
+
+
+def _run(place: Path, arguments: list[str], moment: int | None, touches: Path, told: Path) -> None:
+    os.chdir(place)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    count = 0
+    is_watching = True
+
+    def watch(event: str, _: object) -> None:
+        nonlocal count
+        if event in EVENTS and is_watching:
+            count += 1
+            if count == moment:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with told.open("w", buffering=1) as sys.stderr, open(os.devnull, "w") as sys.stdout:
+        sys.addaudithook(watch)
+        try:
+            app(arguments)
+        except SystemExit as end:
+            is_watching = False
+            touches.write_text(str(count))
+            os._exit(end.code if isinstance(end.code, int) else 0)
+
+
+def visible(place: Path) -> dict[str, object]:
+    """What a reader finds: the steps of runs, all of them good, and files, which open whole."""
+    return {path.name: content(path) for path in sorted(place.iterdir()) if path.is_file() or any(path.iterdir())}
+
+
+def content(path: Path) -> object:
+    if path.name in ("run", "copy"):
+        done = CliRunner().invoke(app, ["verify", str(path), "--json"])
+        checked = json.loads(done.stdout or '{"checked": []}')["checked"]
+        assert all(each["ok"] for each in checked)
+        return [each["step"] for each in checked]
+    if path.name == "page.html":
+        assert path.read_text().rstrip().endswith("</html>")
+        return "a page"
+    return ckptmgr.load(path)["a"].tolist()
