@@ -2,7 +2,8 @@
 
 The null server swallows what it is sent and serves zeros, on the same machine. Ours includes the crc32c of every tensor and
 file and, on the way there, the CRC64 by which the server can tell damaged bytes. obstore is the client below ours, called
-directly in the ways in which it is fastest, without any checksum or signature of the body, and once with that CRC64.
+directly in the ways in which it is fastest, without any checksum or signature of the body, and with that CRC64. All have sent
+a file of 17 MiB before.
 The link of 50 MB/s and 30 ms a request is a proxy in front of a server in memory; there ours is a save and a restore of a
 managed step.
 """
@@ -32,6 +33,7 @@ OURS = "ckptmgr"
 BANDWIDTH, LATENCY_S = 50e6, 0.03
 TENSORS = 16
 ALONE = "the bytes alone"
+WARM = 1, 17 * MIB  # what is sent before: by one request, and in parts
 KEYS = {"key": "any", "secret": "any", "region": "us-east-1"}
 
 
@@ -76,6 +78,7 @@ class Null:
             "obstore, parts of 32 MiB": functools.partial(self.obstore_upload, 32, 8),
             "obstore, parts of 128 MiB": functools.partial(self.obstore_upload, 128, 2),
             "obstore, parts of 32 MiB with CRC64": functools.partial(self.obstore_upload, 32, 8, checksum_algorithm="CRC64NVME"),
+            "obstore, parts of 8 MiB with CRC64": functools.partial(self.obstore_upload, 8, 8, checksum_algorithm="CRC64NVME"),
             "s3fs": self.s3fs_upload,
         }
         down = {
@@ -109,9 +112,10 @@ class Null:
         return timed(lambda: transfer.read(source, [transfer.Want(name, None, out) for name, out in source.arrays.items()]))
 
     def ours(self) -> tuple[Folder, Arrays]:
-        """A folder whose connection is open."""
+        """A folder whose clients have sent a file in one request, and one in parts."""
         folder = Folder(ObjectStore("s3://bucket/run", endpoint_url=self.endpoint, **KEYS))
-        folder.write("warm", b"x")
+        for nbytes in WARM:
+            folder.put("warm", [[np.zeros(nbytes, np.uint8)]], nbytes)
         return folder, Arrays(folder, self.nbytes)
 
     def obstore_upload(self, part: int, count: int, **config: str) -> Facts:
@@ -150,12 +154,13 @@ class Null:
         return timed(run)
 
     def obstore(self, **config: str) -> tuple[Any, Any, np.ndarray]:
-        """The package, a store whose connection is open, and an array."""
+        """The package, a store that has sent the same, and an array."""
         obstore = importlib.import_module("obstore")
         keys = {"access_key_id": "any", "secret_access_key": "any", "region": "us-east-1", "unsigned_payload": True}
         made = importlib.import_module("obstore.store").S3Store
         store = made("bucket", config={**keys, **config, "endpoint": self.endpoint}, client_options={"allow_http": True})
-        obstore.put(store, "warm", b"x")
+        for nbytes in WARM:
+            obstore.put(store, "warm", np.zeros(nbytes, np.uint8).data, chunk_size=16 * MIB)
         data = np.empty(self.nbytes, np.uint8)
         data.fill(0)
         return obstore, store, data

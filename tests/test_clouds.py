@@ -210,14 +210,14 @@ def test_options_about_caches_mean_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("nbytes", "part"),
-    [(0, 16 << 20), (17 << 20, 16 << 20), (10_000 << 24, 16 << 20), ((10_000 << 24) + 1, 17 << 20), (5 << 40, 525 << 20)],
+    [(0, 8 << 20), (17 << 20, 8 << 20), (10_000 << 23, 8 << 20), ((10_000 << 23) + 1, 9 << 20), (5 << 40, 525 << 20)],
 )
 def test_parts_are_as_large_as_they_must_be(nbytes: int, part: int) -> None:
     assert part_nbytes(nbytes) == part
     assert part * 10_000 >= nbytes
 
 
-@pytest.mark.parametrize(("in_flight", "part"), [(1, 5 << 20), (32 << 20, 8 << 20), (64 << 20, 16 << 20), (1 << 40, 16 << 20)])
+@pytest.mark.parametrize(("in_flight", "part"), [(1, 5 << 20), (48 << 20, 6 << 20), (64 << 20, 8 << 20), (1 << 40, 16 << 20)])
 def test_parts_are_smaller_where_little_may_be_on_its_way(in_flight: int, part: int) -> None:
     assert part_nbytes(1 << 30, in_flight) == part
 

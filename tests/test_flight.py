@@ -1,5 +1,6 @@
 """What object stores have on their way: bounded for all files together, many at once below that, and told while it moves."""
 
+import threading
 import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -75,6 +76,19 @@ def test_progress_is_told_while_bytes_move(sparse: Sparse) -> None:
     for seen in (saved, [done for done, _ in told]):
         assert seen == sorted(seen)
         assert seen[-1] >= 160 * MIB
+
+
+def test_a_save_makes_its_checksums_where_it_makes_the_parts(sparse: Sparse) -> None:
+    names: set[str] = set()
+
+    def look(done: int, total: int) -> None:
+        names.update(thread.name for thread in threading.enumerate() if done < total)
+
+    manager = CheckpointManager("s3://test-bucket/threads", storage_options=sparse.options(), progress=look)
+    manager.save(1, {"a": np.ones(80 * MIB, np.uint8)})
+
+    assert "ckptmgr-upload" in names
+    assert "ckptmgr-lane" not in names  # it would be woken for each window, and what it reads be out of cache when it is sent
 
 
 def test_many_files_of_one_save_are_on_their_way_at_once(sparse: Sparse, monkeypatch: pytest.MonkeyPatch) -> None:

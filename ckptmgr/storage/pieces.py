@@ -4,8 +4,8 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import TypeAlias, cast
+from contextlib import contextmanager
+from typing import TypeAlias
 
 import numpy as np
 
@@ -14,8 +14,7 @@ from ckptmgr.storage.budget import Budget, Share
 from ckptmgr.storage.store import Buffer, Store
 
 _SMALL_NBYTES = 1 << 15  # smaller buffers are joined: each costs the client some microseconds, and copying it none
-_AHEAD = 4  # pieces that wait between two threads
-_LOOK_S = 0.05
+_Line: TypeAlias = "queue.SimpleQueue[list[memoryview] | BaseException | None]"
 Taken: TypeAlias = Generator[memoryview, None, None]
 
 
@@ -73,7 +72,7 @@ def feed(send: Callable[[Taken], object], pieces: Iterable[memoryview], parts: I
     No piece is of two parts of the upload, and there is room in the budget for a whole part before the first piece of it is
     made; the part leaves it when the client lets go of its last piece.
     """
-    line: queue.Queue[memoryview | BaseException | None] = queue.Queue(_AHEAD)
+    line: _Line = queue.SimpleQueue()  # as short as the budget is small
     failed: list[BaseException] = []
     ended = threading.Event()
     shares: deque[Share] = deque()
@@ -87,29 +86,22 @@ def feed(send: Callable[[Taken], object], pieces: Iterable[memoryview], parts: I
         for share in [*shares]:  # the error's traceback may hold pieces
             share.end()
 
-    def hand(piece: memoryview | BaseException | None) -> None:
-        while not ended.is_set():
-            with suppress(queue.Full):
-                line.put(piece, timeout=_LOOK_S)
-                break
-
     thread = threading.Thread(target=run, name="ckptmgr-upload", daemon=True)
     thread.start()
     try:
         cut = _Cut(pieces)
         for nbytes in parts:
             shares.append(budget.take(nbytes))
-            part = cut.next(nbytes)
-            shares[-1].end_with(part)
-            while part and not ended.is_set():  # nothing but the client must hold what it was given
-                hand(part.pop(0))
             if ended.is_set():
                 break
+            part = cut.next(nbytes)
+            shares[-1].end_with(part)
+            line.put(part)  # all of it: to wake the other thread for each piece costs more than to send some
         else:
             cut.end()
-        hand(None)
+        line.put(None)
     except BaseException as error:
-        hand(error)
+        line.put(error)
         raise
     finally:
         thread.join()
@@ -142,13 +134,12 @@ class _Cut:
             pass
 
 
-def _taken(line: "queue.Queue[memoryview | BaseException | None]") -> Taken:
-    held = [line.get()]
-    while isinstance(held[0], memoryview):
-        yield cast(memoryview, held.pop())  # not to be held here while the next is waited for
-        held.append(line.get())
-    if isinstance(held[0], BaseException):
-        raise OSError("the bytes to be sent ended with an error") from held[0]
+def _taken(line: _Line) -> Taken:
+    while isinstance(part := line.get(), list):
+        while part:
+            yield part.pop(0)  # nothing but the client must hold what it was given
+    if part is not None:
+        raise OSError("the bytes to be sent ended with an error") from part
 
 
 class Places:

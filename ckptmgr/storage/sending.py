@@ -18,8 +18,10 @@ from ckptmgr.storage.store import Buffer, Store, Stored
 
 _MIB = 1 << 20
 IN_FLIGHT_NBYTES = 64 * _MIB
-_PART_NBYTES = 16 * _MIB  # of an upload, unless it would have too many; every store takes 5 MiB
-_LEAST_PART_NBYTES = 5 * _MIB
+_SINGLE_NBYTES = 16 * _MIB  # up to which a file is one request
+_PARTS_AT_ONCE = 8  # each has a connection of its own, and few are not enough to fill a fast link
+_LEAST_PART_NBYTES = 5 * _MIB  # which every store takes
+_USUAL_PART_NBYTES = 16 * _MIB  # and no more, unless there would be too many
 _MOST_PARTS = 10_000
 _MOST_PART_NBYTES = 5 << 30
 _JOINED_NBYTES = _MIB  # up to which a copy costs less than a request
@@ -38,7 +40,7 @@ class Sender:
         part = part_nbytes(nbytes, self._budget.nbytes)
         pieces = Pieces(windows, nbytes, where)
         with pieces.telling(), asking(where):
-            if nbytes <= _PART_NBYTES:
+            if nbytes <= _SINGLE_NBYTES:
                 checksum = self._put(key, pieces, nbytes)
             else:
                 self._upload(key, pieces, nbytes, part)
@@ -111,14 +113,14 @@ class Sender:
 
 
 def part_nbytes(nbytes: int, in_flight_nbytes: int = IN_FLIGHT_NBYTES) -> int:
-    """The size of the parts of an upload: 16 MiB, or more where there would be more than 10,000.
+    """The size of the parts of an upload: so that eight may be on their way, but 5 (as S3 asks for) to 16 MiB.
 
-    Less, but at least the 5 MiB that S3 asks for, if fewer than four of those may be on their way.
+    More where there would be more than 10,000.
 
     Raises:
         OSError: no store takes a file of that size.
     """
-    usual = max(_LEAST_PART_NBYTES, min(in_flight_nbytes // 4, _PART_NBYTES))
+    usual = max(_LEAST_PART_NBYTES, min(in_flight_nbytes // _PARTS_AT_ONCE, _USUAL_PART_NBYTES))
     part = max(usual, -(-nbytes // _MOST_PARTS // _MIB) * _MIB)
     part += 0 if part * _MOST_PARTS >= nbytes else _MIB
     if part > _MOST_PART_NBYTES:

@@ -137,7 +137,8 @@ class _Writer:
         self._kinds = layout.digests
         self._last = layout.files[-1] if layout.files else None
         self._meanwhile, self._check = meanwhile, check
-        self._is_short = tally.total <= min(folder.store.window_nbytes, _SHORT_NBYTES)
+        # A store that sends in threads of its own is not held up by checksums here, and sends what is in cache.
+        self._is_short = tally.total <= min(folder.store.window_nbytes, _SHORT_NBYTES) or isinstance(folder.store, ParallelStore)
         self._turn = threading.Lock()
         self.workers = folder.store.files_at_once if isinstance(folder.store, ParallelStore) else 1
 
