@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,6 +114,14 @@ def test_every_error_has_its_line() -> None:
     public = {name for name in ckptmgr.__all__ if name.endswith("Error") and name != "CheckpointError"}
 
     assert set(re.findall(r"^\| `(\w+)`", (ROOT / "docs" / "errors.md").read_text(encoding="utf-8"), re.MULTILINE)) == public
+
+
+def test_changelog_says_nothing_twice() -> None:
+    """Merges add lines of both sides."""
+    lines = [line for line in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").splitlines() if line]
+    begun = [line[:26] for line in lines if line.startswith("- ")]
+
+    assert [line for line, count in Counter([*lines, *begun]).items() if count > 1] == []
 
 
 def test_readme_loop_has_at_most_15_lines() -> None:
