@@ -1,5 +1,6 @@
 """Every example of the documentation runs, in order, one process and one folder a page."""
 
+import inspect
 import re
 import shlex
 import subprocess
@@ -114,6 +115,20 @@ def test_every_error_has_its_line() -> None:
     public = {name for name in ckptmgr.__all__ if name.endswith("Error") and name != "CheckpointError"}
 
     assert set(re.findall(r"^\| `(\w+)`", (ROOT / "docs" / "errors.md").read_text(encoding="utf-8"), re.MULTILINE)) == public
+
+
+def test_every_argument_of_a_public_function_is_told() -> None:
+    calls = [call for name in ckptmgr.__all__ if inspect.isfunction(call := getattr(ckptmgr, name))]
+
+    untold = [
+        (call.__name__, name)
+        for call in calls
+        for name in inspect.signature(call).parameters
+        if not re.search(rf"\b{name}\b", call.__doc__ or "")
+    ]
+
+    assert len(calls) == 10
+    assert untold == []
 
 
 def test_changelog_says_nothing_twice() -> None:
