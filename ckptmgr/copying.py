@@ -78,8 +78,9 @@ def copy(
     saves, its run, time, metrics, metadata, assets, format and pins. A step that is there with the same content is passed over,
     and what an interrupted copy has written is not written again: to go on after any interruption, call this again. One step
     that cannot be copied does not keep the others from it. ``verify`` says what of the written files is read back before the step
-    is committed: ``"full"``, every byte; ``"fast"``, sizes. ``naming`` is that of both runs; the options are for the storages.
-    ``progress`` is called with bytes done and in all. Steps of other tools are no committed steps: adopt them first.
+    is committed: ``"full"``, every byte; ``"fast"``, sizes. ``naming`` is that of both runs; ``src_options``
+    and ``dst_options`` are for their storages. ``progress`` is called with bytes done and in all. Steps of other tools are no
+    committed steps: adopt them first.
 
     Raises:
         StepNotFoundError: ``src`` has no such step, or none at all.

@@ -62,7 +62,7 @@ def diff(
         quick: compare names, dtypes, shapes and checksums, and read no tensor. A crc32c is short: equal ones are a sign of equal
             bytes and no proof. What has none on either side is in ``unknown``.
         state_only: compare tensors and plain values alone, not metrics, metadata, assets and what a format carries.
-        storage_options: those of ``a`` and ``b``.
+        storage_options: those of ``a`` and ``b``. Where they differ, as of a local file and a bucket, pass open checkpoints.
         budget: bytes of tensors in memory at a time, 64 MiB by default. A tensor that only its format's reader can decode, and
             only as a whole, and strings come on top of it.
         progress: called as ``progress(bytes_done, bytes_total)`` while tensors are read.

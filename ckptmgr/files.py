@@ -43,6 +43,9 @@ def save(
     under it, and is told so by an error (safetensors) or by checksums (tf_bundle). Only one process at a time may save under a
     name. `CheckpointManager` has none of these limits.
 
+    ``max_file_nbytes`` is the most tensor bytes in one file; a larger state is a set with an index. ``storage_options`` are for
+    the place at ``url``, and ``progress`` is called as ``progress(bytes_done, bytes_total)`` while bytes move.
+
     A process that dies while writing leaves hidden files, ``.ckptmgr-*.tmp``, which may be deleted. Where the store cannot
     rename files, they are written under their own names at once, and an old index of files that are replaced is removed before.
 
@@ -78,7 +81,17 @@ def load(
     mmap: bool = False,
     copy: bool = False,
 ) -> Any:
-    """The state in a file, file set or step folder of any known format; see `open_checkpoint` and `Checkpoint.restore`."""
+    """The state in a file, file set or step folder of any known format, verified wherever that has checksums.
+
+    ``url``, ``backend`` and ``storage_options`` are those of `open_checkpoint`; ``into``, ``select``, ``rename``, ``cast``,
+    ``strict``, ``mmap``, ``copy`` and ``progress`` those of `Checkpoint.restore`, and so are the guarantees. Without ``into`` the
+    state has dicts, lists, tuples, scalars and numpy arrays.
+
+    Raises:
+        FileNotFoundError, BackendNotFoundError, MissingDependencyError: as `open_checkpoint` does.
+        StateMismatchError, ValueError, CorruptCheckpointError: as `Checkpoint.restore` does.
+        OSError: the storage failed.
+    """
     with open_checkpoint(url, backend=backend, storage_options=storage_options) as checkpoint:
         return checkpoint.restore(
             into=into, select=select, rename=rename, cast=cast, strict=strict, progress=progress, mmap=mmap, copy=copy
@@ -92,9 +105,11 @@ def open_checkpoint(
     storage_options: Mapping[str, Any] | None = None,
     verify: Verify = "full",
 ) -> Checkpoint:
-    """A file, file set, or a managed step's folder as a lazy `Checkpoint`, detected by content.
+    """The file, file set, or folder of a managed step at ``url`` as a lazy `Checkpoint`, detected by content. Close it.
 
-    ``backend`` opens the files itself, whatever they look like; what the record of a managed step says is then left aside.
+    ``verify`` says what reads check: ``"full"``, every byte that has a checksum; ``"fast"``, sizes and structure; ``"off"``.
+    ``storage_options`` are for the place at ``url``. ``backend`` opens the files itself, whatever they look like;
+    what the record of a managed step says is then left aside.
 
     Raises:
         FileNotFoundError: there is nothing at that place.

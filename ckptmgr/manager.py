@@ -49,7 +49,7 @@ class CheckpointManager:
         retention: which steps to keep, applied after each committed save; the newest and pinned steps are always kept.
         naming: names of the steps' folders.
         storage_options: for the storage, as fsspec takes them.
-        group: processes that save together.
+        group: processes that save together; in this version one, `Solo()`. Another size is a ValueError.
         max_file_nbytes: most tensor bytes in one file; a state over it is cut into several files.
         verify: what restores check: ``"full"`` (every byte that is read), ``"fast"`` (sizes and structure), ``"off"``.
         run: id of the training run, written into each manifest. By default that of the step last restored, else a new one.

@@ -41,6 +41,7 @@ def swap_weights(
     ``template`` is a file of a format that can be copied so: one of Keras', ``.keras``, ``.h5`` or ``.weights.h5``. ``state``
     has arrays by the template's names, as `load` gives them, nested or flat; what it lacks keeps the template's value.
     ``destination`` may be the template itself. It appears whole and durable under its name, or is as it was if this raises.
+    ``storage_options`` are for both places.
 
     Raises:
         StateMismatchError: names that the template does not have, other shapes or dtypes; lists every one.

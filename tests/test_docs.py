@@ -1,15 +1,18 @@
 """Every example of the documentation runs, in order, one process and one folder a page."""
 
+import inspect
 import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from typer.testing import CliRunner
 
+import ckptmgr
 from ckptmgr.cli.app import app
 
 TESTS = Path(__file__).resolve().parent
@@ -91,6 +94,49 @@ def test_links_between_pages_lead_somewhere() -> None:
     ]
 
     assert missing == []
+
+
+@pytest.mark.parametrize("index", ["README.md", "docs/index.md", "docs/mkdocs/mkdocs.yml"])
+def test_every_page_is_listed(index: str) -> None:
+    listed = (ROOT / index).read_text(encoding="utf-8")
+
+    missing = [page.name for page in PAGES if page.name not in ("README.md", "index.md") and page.name not in listed]
+
+    assert missing == []
+
+
+def test_every_public_name_stands_in_the_reference() -> None:
+    told = set(re.findall(r"`(\w+)", (ROOT / "docs" / "api.md").read_text(encoding="utf-8")))
+
+    assert sorted(set(ckptmgr.__all__) - told) == []
+
+
+def test_every_error_has_its_line() -> None:
+    public = {name for name in ckptmgr.__all__ if name.endswith("Error") and name != "CheckpointError"}
+
+    assert set(re.findall(r"^\| `(\w+)`", (ROOT / "docs" / "errors.md").read_text(encoding="utf-8"), re.MULTILINE)) == public
+
+
+def test_every_argument_of_a_public_function_is_told() -> None:
+    calls = [call for name in ckptmgr.__all__ if inspect.isfunction(call := getattr(ckptmgr, name))]
+
+    untold = [
+        (call.__name__, name)
+        for call in calls
+        for name in inspect.signature(call).parameters
+        if not re.search(rf"\b{name}\b", call.__doc__ or "")
+    ]
+
+    assert len(calls) == 10
+    assert untold == []
+
+
+def test_changelog_says_nothing_twice() -> None:
+    """Merges add lines of both sides."""
+    lines = [line for line in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").splitlines() if line]
+    begun = [line[:26] for line in lines if line.startswith("- ")]
+
+    assert [line for line, count in Counter([*lines, *begun]).items() if count > 1] == []
 
 
 def test_readme_loop_has_at_most_15_lines() -> None:

@@ -40,7 +40,8 @@ def diagnose(
     It may run beside saves: what may be one in progress, because it has shown a sign of life within ``grace_s`` seconds, is a
     note. Records are read and sizes of files compared; with ``deep`` every byte of every step is read too, and ``progress`` is
     called with the bytes done and in all. ``remote`` is the far tier of the run, if it has one: then steps are told that are not
-    there yet. What is wrong with the run is never raised, also not that nothing is there.
+    there yet. ``naming`` is that of the run, and ``storage_options`` and ``remote_options`` are for the two places. What is wrong
+    with the run is never raised, also not that nothing is there.
 
     Raises:
         ValueError: no store is for such a URL, or ``grace_s`` is negative or undefined.

@@ -1,5 +1,6 @@
 """Where files live: the `Store` protocol, a `Folder` in a store, and the stores there are."""
 
+import inspect
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -83,7 +84,7 @@ def open_folder(url: str | os.PathLike[str], storage_options: Mapping[str, Any] 
         first = text.partition(":/")[0]
         if first in known_implementations and first not in ("file", "local", text):
             clouds.split(text)  # "s3:/bucket": says what has happened to it
-        return Folder(PosixStore(strip_protocol(text), **options))
+        return Folder(_local(strip_protocol(text), options))
     client = options.pop("client", None)
     if client not in (None, "obstore", "fsspec"):
         raise ValueError(f"client={client!r} is neither 'obstore' nor 'fsspec'")
@@ -92,3 +93,11 @@ def open_folder(url: str | os.PathLike[str], storage_options: Mapping[str, Any] 
     if scheme not in available_protocols() or "::" in text:
         raise ValueError(f"no store for {scheme!r} URLs (supported: local paths, file://, local://, and what fsspec knows)")
     return Folder(FilesystemStore(text, **options))
+
+
+def _local(path: str, options: Mapping[str, Any]) -> PosixStore:
+    known = inspect.signature(PosixStore).parameters.keys() - {"root"}
+    if unknown := options.keys() - known:
+        text = f"unknown storage_options for a local folder: {', '.join(sorted(unknown))}"
+        raise TypeError(f"{text} (there are {', '.join(sorted(known))})")
+    return PosixStore(path, **options)
