@@ -16,6 +16,7 @@ from ckptmgr_torch.origin import Damaged, Refused
 
 MAX_RANK = 64
 _NUMBERS = 1 << 63  # sizes, and keys of dicts, are smaller
+_ARRAY_NBYTES = 512  # of a small one: numpy's object and the one that holds the memory
 _NUMPY = re.compile(r"b1|\?|[iu][1248]|f[248]|c(8|16)")
 _ORDERS = ("<", ">", "|", "=")
 
@@ -148,6 +149,8 @@ class Sharded:
 class Dict(dict[Any, Any]):
     """A dict that may have attributes, as an OrderedDict has."""
 
+    __slots__ = ()
+
     def build(self, state: Any) -> None:
         """Its attributes, e.g. the versions of modules; nobody needs them."""
         if not isinstance(state, dict):
@@ -156,6 +159,8 @@ class Dict(dict[Any, Any]):
 
 class Namespace(dict[Any, Any]):
     """An `argparse.Namespace` as the dict of its attributes."""
+
+    __slots__ = ()
 
     def build(self, state: Any) -> None:
         """Takes the attributes."""
@@ -166,6 +171,8 @@ class Namespace(dict[Any, Any]):
 
 class Set(list[Any]):
     """A set, as its items in their order: none of them is ever hashed."""
+
+    __slots__ = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -210,6 +217,10 @@ class NumpyArray:
     """An array of numpy, whose bytes are in the pickle."""
 
     array: np.ndarray[Any, Any] | None = None
+
+    def __sizeof__(self) -> int:
+        """With its array's object, which comes later."""
+        return _ARRAY_NBYTES
 
     def build(self, state: Any) -> None:
         """Takes shape, dtype and bytes: ``(version, shape, dtype, is Fortran order, bytes)``."""
