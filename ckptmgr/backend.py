@@ -17,7 +17,7 @@ from ckptmgr.layout import Contents, Digests, Extent, FileLayout, Late, Layout, 
 from ckptmgr.manifest import MANIFEST
 from ckptmgr.raw import read_raw
 from ckptmgr.source import Bulk, Nested, Places, Replaceable, Summed, TensorSource, paths_of
-from ckptmgr.spec import PackedArray, TensorSpec, dtype_name, numpy_dtype, tensor_spec
+from ckptmgr.spec import PackedArray, TensorSpec, dtype_name, is_possible, numpy_dtype, tensor_spec
 from ckptmgr.step import JSON, StepInfo
 from ckptmgr.storage import Folder, Head
 from ckptmgr.tree import names as tensor_names
@@ -59,6 +59,7 @@ __all__ = [
     "detect",
     "dtype_name",
     "find",
+    "is_possible",
     "numpy_dtype",
     "paths_of",
     "read_raw",

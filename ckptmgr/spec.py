@@ -8,6 +8,7 @@ stored bytes are always little-endian. Two kinds have no numpy dtype of their ow
 import functools
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import ml_dtypes
@@ -16,6 +17,8 @@ import numpy as np
 from ckptmgr.errors import UnsupportedTensorError
 
 STRING = "string"
+MAX_RANK = 64  # numpy's
+_MOST_NBYTES = 1 << 63  # fewer
 PACKED_BITS = {"packed_float4_e2m1fn": 4, "packed_float6_e2m3fn": 6, "packed_float6_e3m2fn": 6}
 USED_BITS = {  # of dtypes whose elements take a whole byte each; the other bits mean nothing, and are stored as 0
     **dict.fromkeys(("int4", "uint4", "float4_e2m1fn"), 0x0F),
@@ -117,6 +120,11 @@ def dtype_name(dtype: np.dtype) -> str:
     if dtype.name not in _ML_DTYPES and (dtype.kind == "V" or dtype.hasobject):
         raise UnsupportedTensorError(f"has dtype {dtype}, which cannot be stored: store its fields as arrays of their own")
     return dtype.name
+
+
+def is_possible(shape: Sequence[int], itemsize: int) -> bool:
+    """Whether numpy can make an array of that shape: its zeros do not count, so that an empty one can be too large as well."""
+    return len(shape) <= MAX_RANK and math.prod(filter(None, shape)) * itemsize < _MOST_NBYTES
 
 
 @functools.cache

@@ -8,7 +8,6 @@ is, its dtype, shape and size, is said once for all that are alike: their kind.
 """
 
 import functools
-import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,10 +19,9 @@ import numpy as np
 from ckptmgr.box import Box
 from ckptmgr.errors import UnsupportedTensorError
 from ckptmgr.fields import MAX_INT, Fields
-from ckptmgr.spec import TensorSpec
+from ckptmgr.spec import MAX_RANK, TensorSpec, is_possible
 from ckptmgr.step import JSON
 
-MAX_RANK = 64
 BLOCK = 256  # rows at most
 
 _DTYPE = re.compile(r"[a-z]{3}[0-9A-Za-z_\[\]]*")  # units of time have capitals: datetime64[D]
@@ -253,7 +251,7 @@ def _spec(dtype: str, shape: tuple[int, ...]) -> TensorSpec:
         spec = TensorSpec(dtype, shape)
     except (UnsupportedTensorError, ValueError) as error:
         raise ValueError(f"has a tensor that is none: {error}") from error
-    if math.prod(filter(None, shape)) * spec.numpy.itemsize > MAX_INT:  # numpy makes no such array, not even an empty one
+    if not is_possible(shape, spec.numpy.itemsize):
         raise ValueError(f"has a tensor of shape {shape}, which no array can have")
     return spec
 

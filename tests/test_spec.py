@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptmgr.errors import UnsupportedTensorError
-from ckptmgr.spec import PACKED_BITS, STRING, PackedArray, TensorSpec, dtype_name, numpy_dtype, tensor_spec
+from ckptmgr.spec import PACKED_BITS, STRING, PackedArray, TensorSpec, dtype_name, is_possible, numpy_dtype, tensor_spec
 
 NUMPY = ["bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)), "float16", "float32", "float64"]
 OTHERS = ["complex64", "complex128", "datetime64[ns]", "datetime64[25s]", "timedelta64[us]", "datetime64"]
@@ -158,3 +158,17 @@ def test_every_dtype_of_ml_dtypes_is_known():
 
     assert scalars
     assert all(numpy_dtype(dtype_name(np.dtype(scalar))) == np.dtype(scalar) for scalar in scalars)
+
+
+@pytest.mark.parametrize(
+    ("shape", "itemsize"),
+    [((), 8), ((1 << 62,), 1), ((1 << 60,), 8), ((0, 1 << 40), 8), ((0, 1 << 62, 4), 1), ((1,) * 64, 1), ((1,) * 65, 1)],
+)
+def test_a_shape_is_possible_when_numpy_can_make_it_if_memory_did_not_matter(shape: tuple[int, ...], itemsize: int) -> None:
+    try:
+        np.lib.stride_tricks.as_strided(np.zeros(8, f"V{itemsize}"), shape, (0,) * len(shape))
+        is_made = True
+    except ValueError:
+        is_made = False
+
+    assert is_possible(shape, itemsize) == is_made

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ckptmgr.backend import TensorSpec, dtype_name, numpy_dtype
+from ckptmgr.backend import TensorSpec, dtype_name, is_possible, numpy_dtype
 from ckptmgr_npz.origin import Origin
 
 MAGIC = b"\x93NUMPY"
@@ -102,7 +102,7 @@ def parse(raw: bytes, origin: Origin, name: str) -> Header | None:
         dtype = np.dtype(descr)
     except TypeError as error:
         raise origin.corrupt(f"its dtype {descr!r} is none of numpy's", name) from error
-    if not are_sizes((*shape, dtype.itemsize)):
+    if not is_possible(shape, dtype.itemsize):
         raise origin.corrupt(f"no array of {dtype} can have the shape {shape}", name)
     return Header(dtype, is_fortran, shape, len(raw)) if dtype.itemsize else None
 
@@ -110,7 +110,7 @@ def parse(raw: bytes, origin: Origin, name: str) -> Header | None:
 def are_sizes(shape: Sequence[object]) -> bool:
     """Whether numpy can make an array of that shape, as far as memory does not matter: one without elements is small, too."""
     sizes = [size for size in shape if type(size) is int and 0 <= size < _MOST]
-    return len(sizes) == len(shape) <= MAX_RANK + 1 and math.prod(max(size, 1) for size in sizes) < _MOST
+    return len(sizes) == len(shape) <= MAX_RANK and math.prod(max(size, 1) for size in sizes) < _MOST
 
 
 def spec_of(header: Header, dtype: str | None, shape: tuple[int, ...] | None, origin: Origin, name: str) -> TensorSpec | None:

@@ -14,7 +14,7 @@ from json.encoder import encode_basestring as quoted
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from ckptmgr.backend import JSON, Part, TensorSpec, numpy_dtype
+from ckptmgr.backend import JSON, Part, TensorSpec, is_possible, numpy_dtype
 from ckptmgr.errors import CorruptCheckpointError, UnsupportedTensorError, shown
 from ckptmgr_safetensors import strictjson
 
@@ -52,8 +52,6 @@ BITS = {code: _PACKED_BITS.get(code) or numpy_dtype(name).itemsize * 8 for code,
 
 # A tensor's entry has three lists and objects in some fifty bytes; Python takes twenty times the text of "[],[],[]".
 _MIN_CONTAINERS = 4096
-_MAX_RANK = 64  # numpy's
-_MAX_ARRAY_NBYTES = 2**63 - 1  # numpy's, for the product of the dimensions that are not 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +200,7 @@ def _fields(name: str, fields: JSON, origin: Origin) -> tuple[str, list[int], in
 def _spec(name: str, code: str, shape: tuple[int, ...], origin: Origin) -> TensorSpec:
     if code not in DTYPES:
         raise origin.corrupt(f"dtype {code!r} is not known", name)
-    # Zeros do not count: numpy refuses such an array even when it is empty.
-    if len(shape) > _MAX_RANK or math.prod(size for size in shape if size) * BITS[code] // 8 > _MAX_ARRAY_NBYTES:
+    if not is_possible(shape, max(BITS[code] // 8, 1)):
         raise origin.corrupt(f"no array can have the shape {shown(shape)}", name)
     try:
         return TensorSpec(DTYPES[code], shape)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from google.protobuf.message import DecodeError
 
-from ckptmgr.backend import numpy_dtype
+from ckptmgr.backend import is_possible, numpy_dtype
 from ckptmgr.errors import FormatVersionError
 from ckptmgr_tf_bundle.dtypes import NAMES, STRING, VARIANT
 from ckptmgr_tf_bundle.masking import mask, unmask
@@ -23,7 +23,6 @@ from ckptmgr_tf_bundle.origin import Origin
 VERSION = 1  # of the format, as a reader
 MAX_RANK = 64  # numpy's; TensorFlow's is 254
 _MAX_ENTRY_NBYTES = 1 << 20  # twenty thousand slices; protobuf takes thirty times the bytes of empty messages
-_MAX_ARRAY_NBYTES = 2**63 - 1  # numpy's, for the product of the dimensions that are not 0
 _BIG = 1
 _SMALL = [bytes((number,)) for number in range(0x80)]
 
@@ -167,7 +166,7 @@ def _nbytes(dtype: int, dims: tuple[int, ...]) -> int | None:
     if dims and min(dims) < 0:
         raise ValueError(f"its shape {dims} has a negative dimension")
     itemsize = numpy_dtype(NAMES.get(dtype, NAMES[STRING])).itemsize
-    if math.prod(filter(None, dims)) * itemsize > _MAX_ARRAY_NBYTES:
+    if not is_possible(dims, itemsize):
         raise ValueError(f"no array can have its shape {dims}")
     return None if dtype in (STRING, VARIANT) else math.prod(dims) * itemsize
 

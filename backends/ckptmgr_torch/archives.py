@@ -8,6 +8,7 @@ from typing import Any
 
 from ckptmgr.backend import Folder, numpy_dtype, zipreading
 from ckptmgr_torch import allowed
+from ckptmgr_torch.budget import FREE_NBYTES, Budget
 from ckptmgr_torch.machine import Machine
 from ckptmgr_torch.origin import Damaged, Origin
 from ckptmgr_torch.values import Storage, StorageKind, short
@@ -40,16 +41,16 @@ class TorchFile:
         """The name of a storage's record."""
         return f"{self.root}data/{storage.key}"
 
-    def pickle(self) -> tuple[Any, int]:
-        """The value of the pickle, and its size in bytes.
+    def pickle(self, *, free: int = FREE_NBYTES) -> tuple[Any, Budget]:
+        """The value of the pickle, and what it may still take.
 
         Raises:
             UnsafeCheckpointError: it needs code.
             CorruptCheckpointError: it is damaged, or not about these records.
         """
         raw = self.archive.read(self.root + PICKLE, MAX_PICKLE_NBYTES, inflated=_COMPRESSED_NBYTES, may_lack_crc32=True)
-        machine = Machine(raw, allowed.find, self._storage, self.origin, tensors=len(self.archive.members))
-        return machine.run(PICKLE), len(raw)
+        machine = Machine(raw, allowed.find, self._storage, self.origin, tensors=len(self.archive.members), free=free)
+        return machine.run(PICKLE), machine.budget
 
     def _storage(self, found: object) -> Storage:
         if type(found) is not tuple or len(found) != 5 or found[0] != "storage":

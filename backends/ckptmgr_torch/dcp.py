@@ -30,6 +30,7 @@ from ckptmgr.backend import (
 from ckptmgr.errors import UnsupportedTensorError
 from ckptmgr_torch import dcp_metadata, states
 from ckptmgr_torch.archives import TorchFile, open_torch
+from ckptmgr_torch.budget import FREE_NBYTES, Budget
 from ckptmgr_torch.dcp_metadata import FILE, Metadata
 from ckptmgr_torch.opening import SKELETON
 from ckptmgr_torch.origin import Origin
@@ -38,6 +39,7 @@ from ckptmgr_torch.values import Chunk, Sharded, Tensor
 
 Array = np.ndarray[Any, Any]
 _SUFFIX = ".distcp"
+_FREE_OF_ITEM = 1 << 14  # bytes of memory that the pickle of each may take; all share the rest
 _MAX_GRID = 4096  # slices of a tensor that is cut along several axes
 
 
@@ -103,17 +105,20 @@ def _opened(folder: Folder, origin: Origin, found: Metadata, sizes: Mapping[str,
                     f"a slice of shape {chunk.box.shape} should lie in {chunk.nbytes} bytes of {chunk.file!r}", name
                 )
 
-    def plain(name: str) -> tuple[Any, int]:
+    free = FREE_NBYTES // max(len(found.items), 1) + _FREE_OF_ITEM
+
+    def plain(name: str) -> tuple[Any, Budget]:
         _, file, offset, held = found.items[name]
-        return open_torch(folder, file, _origin(folder, file), window=(offset, held)).pickle()
+        return open_torch(folder, file, _origin(folder, file), window=(offset, held)).pickle(free=free)
 
     with ThreadPoolExecutor(max_workers=max(folder.store.workers, 1)) as pool:
         read = dict(zip(found.items, pool.map(plain, found.items), strict=True))
     values = {**found.tensors, **{name: value for name, (value, _) in read.items()}}
     tree = dcp_metadata.nest({name: found.paths[name] for name in found.paths}, values, origin)
     stored = sum(sizes[file] for file in {file for _, file, *_ in _places(found)})
-    total = nbytes + sum(size for _, size in read.values())
-    state = states.understand(tree, origin, nbytes=total, stored=stored)
+    budget = Budget(nbytes + sum(used.nbytes for _, used in read.values()), len(found.tensors))
+    budget.made = sum(used.made for _, used in read.values())
+    state = states.understand(tree, origin, budget=budget, stored=stored)
     if any(isinstance(leaf, Tensor) for leaf in state.tensors.values()):
         name = next(name for name, leaf in state.tensors.items() if isinstance(leaf, Tensor))
         raise origin.unsafe("it is a tensor inside of a plain value, which is not read", name)

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple, NoReturn
 
-from ckptmgr.backend import Box, numpy_dtype
+from ckptmgr.backend import Box, is_possible, numpy_dtype
 from ckptmgr_torch import allowed
 from ckptmgr_torch.machine import Machine
 from ckptmgr_torch.origin import Damaged, Origin
-from ckptmgr_torch.values import Allowed, Chunk, Dtype, Record, Sharded, is_possible, short
+from ckptmgr_torch.values import Allowed, Chunk, Dtype, Record, Sharded, short
 
 FILE = ".metadata"
 MAX_NBYTES = 128 << 20

@@ -1,8 +1,8 @@
 """Runs a pickle over inert values: a small machine of our own, which has no way to call what it does not know.
 
 A global is a name that the caller's table knows, or it is refused; what is called, instantiated or given a state is one of
-`values`. Memory is bounded by the pickle's own size: one byte makes at most a small constant of it, and what copies counts.
-Time and memory are bounded also for a large one: only the tensors beside it warrant more than some million values.
+`values`. Memory is bounded by the pickle's own size, as `budget` counts it. Time is bounded also for a large one: only the
+tensors beside it warrant more than some million values.
 
 Source: the documentation of opcodes in CPython's pickletools; protocols 2 to 5.
 """
@@ -13,13 +13,14 @@ from itertools import pairwise
 from typing import Any, TypeAlias
 
 from ckptmgr.errors import CheckpointError
+from ckptmgr_torch.budget import FREE_NBYTES, Budget, size
 from ckptmgr_torch.origin import Damaged, Origin, Refused
 from ckptmgr_torch.values import Allowed, Set, check_key, short
 
-_FREE = 1 << 16  # containers, and bytes that are copied, beside one for each few bytes
+_FREE = 1 << 16  # places in the memo beside one for each few bytes
+_MOST_MARKS = 1 << 14  # at once
 MOST_VALUES = 1 << 23  # beside those of tensors: a list of numbers of that length takes seconds, and should be a tensor
-_MOST_OBJECTS = 1 << 22
-_VALUES_OF_TENSOR, _OBJECTS_OF_TENSOR = 128, 64  # at most, in metadata of slices: about half of them
+_VALUES_OF_TENSOR = 128  # at most, in metadata of slices: about half of them
 _MEMO_GAP = 256  # between the numbers of two values; picklers leave none
 _MISSING: Any = object()
 _MAX_LINE = 1024  # of a name
@@ -40,7 +41,7 @@ class Machine:
     """One run over the bytes of a pickle.
 
     ``find`` gives what stands for a global, or raises Refused; ``persistent`` what stands for an object outside of the pickle.
-    ``tensors`` is how many there can be at most, by what is stored of them.
+    ``tensors`` is how many there can be at most, by what is stored of them; ``free`` as `Budget` has it.
     """
 
     def __init__(
@@ -51,14 +52,14 @@ class Machine:
         origin: Origin,
         *,
         tensors: int = 0,
+        free: int = FREE_NBYTES,
     ) -> None:
         self.data, self.find, self.persistent, self.origin = data, find, persistent, origin
         self.at = 0
         self.stack: list[Any] = []
         self.frames: list[list[Any]] = []  # the stacks below each mark
         self.memo: list[Any] = []
-        self.objects = min(_FREE + len(data) // 4, _MOST_OBJECTS + _OBJECTS_OF_TENSOR * tensors)
-        self.copied = _FREE + 4 * len(data)
+        self.budget = Budget(len(data), tensors, free)
         self.steps = MOST_VALUES + _VALUES_OF_TENSOR * tensors
 
     def run(self, what: str) -> Any:
@@ -128,21 +129,13 @@ class Machine:
         return text
 
     def push(self, value: object) -> None:
-        """One more value, which takes no memory to speak of."""
+        """One more value, which takes a place in the stack alone."""
         self.stack.append(value)
 
     def made(self, value: object) -> None:
-        """One more container or object."""
-        self.objects -= 1
-        if self.objects < 0:
-            raise Damaged("it makes more lists, dicts and objects than a pickle of its size has")
+        """One more value that takes memory."""
+        self.budget.spend(size(value))
         self.stack.append(value)
-
-    def spend(self, count: int) -> None:
-        """Counts bytes or items that are copied from values: a value can be named again and again in two bytes."""
-        self.copied -= count
-        if self.copied < 0:
-            raise Damaged("it makes larger values than a pickle of its size has")
 
     def marked(self) -> list[Any]:
         """The values above the last mark, which are taken off."""
@@ -180,7 +173,7 @@ def _constant(code: bytes | int, value: object) -> None:
 
 def _sized(code: bytes | int, width: int, make: Callable[[bytes], object]) -> None:
     """An opcode with a length of ``width`` bytes, and that many bytes."""
-    _op(code)(lambda it: it.push(make(it.take(it.number(width)))))
+    _op(code)(lambda it: it.made(make(it.take(it.number(width)))))
 
 
 def _text(raw: bytes) -> str:
@@ -259,11 +252,10 @@ def _frame(it: Machine) -> None:
 
 @_op(b"(")
 def _mark(it: Machine) -> None:
+    if len(it.frames) >= _MOST_MARKS:
+        raise Damaged(f"it has more than {_MOST_MARKS} marks at once")
     it.frames.append(it.stack)
     it.stack = []
-    it.objects -= 1
-    if it.objects < 0:
-        raise Damaged("it has more marks than a pickle of its size has")
 
 
 @_op(b"0")
@@ -314,7 +306,9 @@ def _extend(it: Machine, items: list[Any], kind: type) -> None:
     target = it.stack[-1]
     if type(target) is not kind:
         raise Damaged(f"items are given to {short(target)}")
+    before = size(target)
     target.extend(items)  # type: ignore[attr-defined]
+    it.budget.spend(size(target) - before)
 
 
 @_op(b"s")
@@ -331,9 +325,11 @@ def _set_pairs(it: Machine, items: list[Any]) -> None:
     target = it.stack[-1]
     if not isinstance(target, dict) or len(items) % 2:
         raise Damaged(f"{len(items)} keys and values are given to {short(target)}")
+    before = size(target)
     for key, value in zip(items[::2], items[1::2], strict=True):
         check_key(key)
         target[key] = value
+    it.budget.spend(size(target) - before)
 
 
 @_op(b"c")
@@ -377,7 +373,7 @@ def _called(it: Machine, function: object, make: Callable[..., Any] | None, argu
     if type(arguments) is not tuple:
         raise Damaged(f"the arguments of {name} are no tuple")
     try:
-        return make(it.spend, *arguments)
+        return make(it.budget.spend, *arguments)
     except (TypeError, ValueError, OverflowError) as error:
         raise Damaged(f"{name} cannot have these arguments: {str(error)[:_SHOWN]}") from None
 
@@ -389,7 +385,7 @@ def _build(it: Machine) -> None:
     build = getattr(target, "build", None)
     if build is None:
         raise Refused(f"a state for {target.name if isinstance(target, Allowed) else short(target)}, which cannot have one")
-    it.spend(len(state) if isinstance(state, dict) else 0)
+    it.budget.spend(size(state) if isinstance(state, dict) else 0)
     build(state)
 
 

@@ -56,11 +56,11 @@ def _carried(file: TorchFile) -> Carriage | None:
 
 
 def _found(file: TorchFile, carried: Carriage | None) -> Found:
-    value, nbytes = file.pickle()
+    value, budget = file.pickle()
     tied = {} if carried is None else carried.tied
     spelled = {name: short for short, name in ({} if carried is None else carried.names).items()}
     names = {spelled.get(alias, alias): name for alias, name in tied.items()}
-    return understand(value, file.origin, nbytes=nbytes, stored=file.stored, tied=names)
+    return understand(value, file.origin, budget=budget, stored=file.stored, tied=names)
 
 
 def _names(found: Found, carried: Carriage | None, origin: Origin) -> Mapping[str, str]:

@@ -1,17 +1,19 @@
 """From the value of a pickle to named tensors and the skeleton of the state that they were in.
 
 A file decides how its values nest and share, so everything that a state of them would take is counted: a value that is named
-a thousand times is a thousand values in a state.
+a thousand times is a thousand values in a state. What is plain is its own skeleton, and not copied.
 """
 
+import operator
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from ckptmgr.backend import JSON, Path, skeleton, tensor_names
+from ckptmgr_torch.budget import Budget, size
 from ckptmgr_torch.machine import MOST_VALUES
-from ckptmgr_torch.origin import Origin
+from ckptmgr_torch.origin import Damaged, Origin
 from ckptmgr_torch.values import Dtype, NumpyArray, Set, Sharded, Tensor, short
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -19,6 +21,7 @@ Leaf: TypeAlias = Tensor | Sharded | Array
 
 _FREE_VALUES, _FREE_TEXT, _FREE_NBYTES = 1 << 16, 4 << 20, 32 << 20
 _MOST_TEXT = 1 << 28
+_OF_LEAF, _OF_NODE = 1024, 256  # bytes of a tensor's name, keys and node; of an object in JSON, beside its items
 _MORE_TEXT = 8  # characters of all names for each byte of a pickle
 _MORE_NBYTES = 8  # bytes of all tensors for each byte of their storages: one that was expanded is stored once
 
@@ -35,8 +38,8 @@ class Found(NamedTuple):
     skeleton: JSON
 
 
-def understand(value: object, origin: Origin, *, nbytes: int, stored: int, tied: Mapping[str, str] | None = None) -> Found:
-    """The value of a pickle of ``nbytes`` as tensors and skeleton; ``stored`` are the bytes of all storages.
+def understand(value: object, origin: Origin, *, budget: Budget, stored: int, tied: Mapping[str, str] | None = None) -> Found:
+    """The value of a pickle as tensors and skeleton, for what is left of its budget; ``stored`` are the bytes of all storages.
 
     Of tensors that share all their elements the first gives the name, if ``tied`` does not have it.
 
@@ -44,14 +47,16 @@ def understand(value: object, origin: Origin, *, nbytes: int, stored: int, tied:
         CorruptCheckpointError: it is nested too deeply, contains itself, or takes more than its size allows.
         UnsafeCheckpointError: a value, or a key, that a state cannot have; names its place.
     """
-    return _Walk(origin, nbytes).run(value, stored, tied or {})
+    return _Walk(origin, budget).run(value, stored, tied or {})
 
 
 class _Walk:
-    def __init__(self, origin: Origin, nbytes: int) -> None:
+    def __init__(self, origin: Origin, budget: Budget) -> None:
         self.origin = origin
-        self.values = min(_FREE_VALUES + nbytes, MOST_VALUES)
-        self.text = min(_FREE_TEXT + _MORE_TEXT * nbytes, _MOST_TEXT)
+        self.budget = budget
+        self.made = budget.made  # no more of it is met, unless something is named twice
+        self.values = min(_FREE_VALUES + budget.nbytes, MOST_VALUES)
+        self.text = min(_FREE_TEXT + _MORE_TEXT * budget.nbytes, _MOST_TEXT)
         self.paths: list[Path] = []  # of each tensor, as are the next two
         self.leaves: list[Leaf] = []
         self.nodes: list[dict[str, JSON]] = []
@@ -82,21 +87,41 @@ class _Walk:
             return self.tensor(value, path)
         if isinstance(value, dict | list | tuple):
             return self.container(value, path, text)
-        if isinstance(value, Dtype):
-            return f"torch.{value.name}"
         try:
-            return skeleton.scalar(value)
+            made = f"torch.{value.name}" if isinstance(value, Dtype) else skeleton.scalar(value)
         except TypeError:
             raise self.origin.unsafe(f"it has {short(value)}, which is no tensor and no plain value", _shown(path)) from None
+        if made is not value:
+            self.spend(_OF_NODE + 2 * size(value), path)
+        return made
+
+    def spend(self, nbytes: int, path: Path) -> None:
+        try:
+            self.budget.spend(nbytes)
+        except Damaged as error:
+            raise self.origin.corrupt(f"{error}", _shown(path)) from None
 
     def container(self, value: Any, path: Path, text: int) -> JSON:
         if len(path) >= skeleton.MAX_DEPTH:
             problem = f"it is nested deeper than {skeleton.MAX_DEPTH} levels, or contains itself"
             raise self.origin.corrupt(problem, _shown(path))
+        self.made -= size(value)
+        if self.made < 0:
+            self.spend(size(value), path)
         if isinstance(value, dict):
-            return skeleton.mapping([(self.key(key, path), self.item(item, path, key, text)) for key, item in value.items()])
+            return self.mapping(value, path, text)
         items = [self.item(item, path, index, text) for index, item in enumerate(value)]
+        if type(value) is list and all(map(operator.is_, items, value)):
+            return value
+        self.spend(size(items) if isinstance(value, list | Set) else size(items) + _OF_NODE, path)
         return items if isinstance(value, list | Set) else {"$tuple": items}
+
+    def mapping(self, value: dict[Any, Any], path: Path, text: int) -> JSON:
+        made = skeleton.mapping((self.key(key, path), self.item(item, path, key, text)) for key, item in value.items())
+        if type(value) is dict and all(made.get(key, self) is item for key, item in value.items()):
+            return value
+        self.spend(size(made) if made.keys() == value.keys() else _OF_NODE + 2 * size(value), path)
+        return made
 
     def item(self, value: Any, path: Path, key: Any, text: int) -> JSON:
         return self.value(value, (*path, key), text + (len(key) if isinstance(key, str) else 8) + 1)
@@ -107,6 +132,7 @@ class _Walk:
         raise self.origin.unsafe(f"a dict has the key {short(key)}, and only texts and integers can be keys", _shown(path))
 
     def tensor(self, value: Tensor | Sharded | NumpyArray, path: Path) -> JSON:
+        self.spend(_OF_LEAF + 8 * len(path), path)
         leaf = value.array if isinstance(value, NumpyArray) else value
         if leaf is None:
             raise self.origin.corrupt("a numpy array has no bytes", _shown(path))

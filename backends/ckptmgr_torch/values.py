@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ckptmgr.backend import Box, numpy_dtype
+from ckptmgr.backend import Box, is_possible, numpy_dtype
 from ckptmgr_torch.origin import Damaged, Refused
 
-MAX_RANK = 64
 _NUMBERS = 1 << 63  # sizes, and keys of dicts, are smaller
+_ARRAY_NBYTES = 512  # of a small one: numpy's object and the one that holds the memory
 _NUMPY = re.compile(r"b1|\?|[iu][1248]|f[248]|c(8|16)")
 _ORDERS = ("<", ">", "|", "=")
 
@@ -73,7 +73,7 @@ class Tensor:
         numbers = (self.offset, *self.shape, *self.strides)
         if any(type(number) is not int or not 0 <= number < _NUMBERS for number in numbers):
             raise Damaged("a tensor has an offset, a shape or strides that are no natural numbers")
-        if len(self.shape) != len(self.strides) or len(self.shape) > MAX_RANK:
+        if len(self.shape) != len(self.strides):
             raise Damaged(f"a tensor has {len(self.shape)} dimensions and {len(self.strides)} strides")
         if not is_possible(self.shape, self.itemsize):
             raise Damaged(f"no array can have the shape {self.shape}")
@@ -148,6 +148,8 @@ class Sharded:
 class Dict(dict[Any, Any]):
     """A dict that may have attributes, as an OrderedDict has."""
 
+    __slots__ = ()
+
     def build(self, state: Any) -> None:
         """Its attributes, e.g. the versions of modules; nobody needs them."""
         if not isinstance(state, dict):
@@ -156,6 +158,8 @@ class Dict(dict[Any, Any]):
 
 class Namespace(dict[Any, Any]):
     """An `argparse.Namespace` as the dict of its attributes."""
+
+    __slots__ = ()
 
     def build(self, state: Any) -> None:
         """Takes the attributes."""
@@ -166,6 +170,8 @@ class Namespace(dict[Any, Any]):
 
 class Set(list[Any]):
     """A set, as its items in their order: none of them is ever hashed."""
+
+    __slots__ = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -211,6 +217,10 @@ class NumpyArray:
 
     array: np.ndarray[Any, Any] | None = None
 
+    def __sizeof__(self) -> int:
+        """With its array's object, which comes later."""
+        return _ARRAY_NBYTES
+
     def build(self, state: Any) -> None:
         """Takes shape, dtype and bytes: ``(version, shape, dtype, is Fortran order, bytes)``."""
         if not isinstance(state, tuple) or len(state) != 5 or self.array is not None:
@@ -224,11 +234,6 @@ def check_key(key: object) -> None:
     is_int = type(key) is int and -_NUMBERS <= key < _NUMBERS
     if not is_int and not isinstance(key, str | bytes | bool | float | None | Record):
         raise Refused(f"a dict with the key {short(key)}, which is not read: use texts or numbers")
-
-
-def is_possible(shape: tuple[int, ...], itemsize: int) -> bool:
-    """Whether numpy can make an array of that shape: not one that without its zeros would be too large, even if it is empty."""
-    return len(shape) <= MAX_RANK and math.prod(filter(None, shape)) * itemsize < _NUMBERS
 
 
 def array_of(data: Any, dtype: Any, shape: Any, order: str = "C") -> np.ndarray[Any, Any]:
