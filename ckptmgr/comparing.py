@@ -13,7 +13,7 @@ from ckptmgr.checksum import crc32c, joined
 from ckptmgr.convertreport import DECODED, NO_CHECKSUM, OTHERS
 from ckptmgr.errors import CorruptCheckpointError
 from ckptmgr.layout import Digests, Extent, Layout, Part
-from ckptmgr.source import Summed, TensorSource
+from ckptmgr.source import TensorSource, crc32_of
 from ckptmgr.spec import TensorSpec
 
 
@@ -62,7 +62,7 @@ def _check_others(
     source: TensorSource, name: str, spec: TensorSpec, extents: Sequence[Extent], found: Sequence[int] | None, index: int
 ) -> bool:
     """Compares a tensor by checksums of another kind, or slice by slice. Whether there are any."""
-    if found is not None and isinstance(source, Summed) and (expected := source.crc32(name)) is not None:
+    if found is not None and (expected := crc32_of(source, name)) is not None:
         if expected != found[index]:
             raise _wrong(name, extents[0], f"crc32 {found[index]:08x} instead of {expected:08x}")
         return True

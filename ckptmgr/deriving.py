@@ -19,7 +19,7 @@ from ckptmgr.checksum import crc32c
 from ckptmgr.errors import CorruptCheckpointError
 from ckptmgr.layout import Extent, Path
 from ckptmgr.scratch import Scratch, piece_nbytes
-from ckptmgr.source import Summed, TensorSource
+from ckptmgr.source import TensorSource, crc32_of
 from ckptmgr.spec import TensorSpec
 from ckptmgr.transfer import Want
 from ckptmgr.transforms import Permuted, Piece, Recipe, added
@@ -195,7 +195,7 @@ class _Check:
         self._name, self._extents = name, source.extents(name)
         told: dict[str, int | None] = {}
         if len(self._extents) == 1 and self._extents[0].box is None:
-            told = {"crc32c": self._extents[0].crc32c, "crc32": source.crc32(name) if isinstance(source, Summed) else None}
+            told = {"crc32c": self._extents[0].crc32c, "crc32": crc32_of(source, name)}
         self.expected = {kind: value for kind, value in told.items() if value is not None}
         self._found = dict.fromkeys(self.expected, 0)
 

@@ -1,7 +1,7 @@
 """A tensor's elements in a file without a name, with its axes in another order, for who reads it across the order it has.
 
 The law: the tensor is read once, in pieces of bounded size, and every box of it takes about as many bytes as it has, however its
-elements lie. The file is in the folder for temporary files, as large as the tensor, and gone with this object.
+elements lie. The file is in the folder for large temporary files, as large as the tensor, and gone with this object.
 """
 
 import math
@@ -35,7 +35,7 @@ class Scratch:
         """Raises OSError: there is no room for temporary files."""
         self._dtype, self._axes = dtype, tuple(axes)
         self._blocks: list[_Block] = []
-        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - it stays as long as this object
+        file = tempfile.TemporaryFile(buffering=0, dir=_folder())  # noqa: SIM115 - it stays as long as this object
         self.close: Callable[[], object] = weakref.finalize(self, file.close)
         self._fd, offset = file.fileno(), 0
         for box, array in pieces:
@@ -44,7 +44,7 @@ class Scratch:
                 _write(self._fd, turned, offset)
             except OSError as error:
                 text = f"{error.strerror}: a tensor that is turned needs room for a copy of it here, or where TMPDIR says"
-                raise OSError(error.errno, text, tempfile.gettempdir()) from error
+                raise OSError(error.errno, text, _folder()) from error
             self._blocks.append(_Block(box, offset))
             offset += turned.nbytes
 
@@ -71,6 +71,13 @@ class Scratch:
 def piece_nbytes(nbytes: int, box_nbytes: int) -> int:
     """Bytes of the pieces in which a tensor of ``nbytes`` is to come that will be read in boxes of ``box_nbytes``."""
     return min(max(box_nbytes, math.isqrt(nbytes * LEAST_RUN_NBYTES)), max(box_nbytes, MOST_PIECE_NBYTES))
+
+
+def _folder() -> str:
+    """Where large temporary files go: as TMPDIR or the program says, else on a disk: ``/tmp`` is in memory on many systems."""
+    usual = tempfile.gettempdir()
+    is_chosen = any(map(os.environ.get, ("TMPDIR", "TEMP", "TMP"))) or usual != "/tmp"
+    return usual if is_chosen or not os.access("/var/tmp", os.W_OK | os.X_OK) else "/var/tmp"
 
 
 def _turned(box: Box, axes: Sequence[int]) -> Box:

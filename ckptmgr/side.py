@@ -116,11 +116,18 @@ class Side:
 
 
 def _plain(skeleton: JSON) -> dict[str, JSON]:
-    """The leaves of the state that are no tensors, and containers of nothing, as a skeleton has them."""
+    """The leaves of the state that are no tensors, and containers of nothing, as a skeleton has them.
+
+    A state that is an empty dict has none: it is what a file without a skeleton has, too.
+    """
     if skeleton is None:
         return {}
     leaves = walk(spelled(outline(skeleton).tree), has_empty=True)
-    return {join(path): encoded(leaf, (), {}) for path, leaf in leaves if path and not isinstance(leaf, TensorNode)}
+    return {
+        join(path): encoded(leaf, (), {})
+        for path, leaf in leaves
+        if not isinstance(leaf, TensorNode) and (path or type(leaf) is not dict)
+    }
 
 
 def _is_one_file(one: Extent, two: Extent) -> bool:

@@ -57,6 +57,11 @@ class Outline(NamedTuple):
     names: list[str]
 
 
+def whole(node: JSON) -> JSON:
+    """The skeleton of a whole state from that of its value: never null, which stands for having none, as foreign files do."""
+    return {"$object": "NoneType", "state": None} if node is None else node
+
+
 def mapping(items: Iterable[tuple[Any, JSON]]) -> JSON:
     """The JSON of a dict whose keys are str and int and whose values are JSON already."""
     made = dict(items)

@@ -93,6 +93,12 @@ class Summed(Protocol):
         """The crc32 of the tensor's raw little-endian C-order bytes, as its file tells it; None if it does not."""
 
 
+def crc32_of(source: TensorSource, name: str) -> int | None:
+    """What a `Summed` source tells of the tensor, None of any other: asked for each of many, and `isinstance` takes 10 µs."""
+    found: int | None = source.crc32(name) if hasattr(source, "crc32") else None
+    return found
+
+
 @runtime_checkable
 class Nested(Protocol):
     """A source whose format tells how names nest, where no skeleton of ours does: an object graph, groups in a file."""

@@ -62,7 +62,9 @@ def structure(
     names |= {name: own for name, own in strangers.items() if name in selection}
     if skeleton is None or rules or select is not None:
         is_plain = skeleton is None and set(new) == {(name,) for name in new.values()}
-        skeleton = None if is_plain and len(found) == len(new) else encoded(None if tree is _DROPPED else tree, (), new)
+        skeleton = (
+            None if is_plain and len(found) == len(new) else codec.whole(encoded(None if tree is _DROPPED else tree, (), new))
+        )
     told = paths_of(source)
     paths = {new[path]: path for path in new} | {name: told[name] for name in source.blobs if name in told}
     scalars = {path: leaf for path, leaf in found.items() if leaf is not None and is_scalar(leaf)}

@@ -217,7 +217,9 @@ class _Flattening:
         for alias in aliases:
             del tensors[alias], specs[alias]
         strings = {found[index]: values for index, values in self.strings.items()}
-        return Flat(tree, tensors, specs, aliases, strings, dict(zip(found, self.paths, strict=True)), self.scalars)
+        return Flat(
+            skeleton.whole(tree), tensors, specs, aliases, strings, dict(zip(found, self.paths, strict=True)), self.scalars
+        )
 
     def value(self, value: Any, path: Path) -> JSON:
         plain = skeleton.PLAIN.get(type(value))

@@ -16,7 +16,7 @@ from ckptmgr.casting import cast_array
 from ckptmgr.checksum import crc32, crc32c, joined, joined_crc32
 from ckptmgr.errors import CorruptCheckpointError
 from ckptmgr.layout import Extent
-from ckptmgr.source import Summed, TensorSource
+from ckptmgr.source import TensorSource, crc32_of
 from ckptmgr.spec import TensorSpec
 from ckptmgr.step import JSON
 from ckptmgr.transfer import Want
@@ -52,7 +52,7 @@ class Renamed:
 
     def crc32(self, name: str) -> int | None:
         """See `Summed`."""
-        return self._source.crc32(self.names[name]) if isinstance(self._source, Summed) else None
+        return crc32_of(self._source, self.names[name])
 
     def close(self) -> None:
         """Nothing: the source is its owner's."""
@@ -107,8 +107,8 @@ class Recast(Renamed):
         if len(extents) != 1 or extents[0].box is not None:
             return
         expected, checksum, join = extents[0].crc32c, crc32c, joined
-        if expected is None and isinstance(self._source, Summed):
-            expected, checksum, join = self._source.crc32(name), crc32, joined_crc32
+        if expected is None:
+            expected, checksum, join = crc32_of(self._source, name), crc32, joined_crc32
         if expected is None:
             return
         shape, most = self.specs[name].shape, self._source.specs[name].nbytes

@@ -175,6 +175,15 @@ def test_plain_values_are_compared_by_name_and_type(tmp_path: Path) -> None:
     ]
 
 
+def test_states_that_are_one_plain_value_are_compared(tmp_path: Path) -> None:
+    found = [
+        list(map(str, differ(tmp_path / str(i), *both).values))
+        for i, both in enumerate([(5, 6), (None, 5), (None, {}), ({}, {})])
+    ]
+
+    assert found == [["value tensor: 5 -> 6"], ["value tensor: None -> 5"], ["value tensor: only in A: None"], []]
+
+
 def test_a_tolerance_for_values_reaches_no_infinity_nor_trips_over_huge_integers(tmp_path: Path) -> None:
     for side, number in (("a", 10**400), ("b", 10**400 + 1)):
         metadata = {"huge": number, "near": 1.0 if side == "a" else 1.05, "far": math.inf if side == "a" else 1.0}

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conversions import FILES, FORMATS
+from frameworks import torch
 from prefixed import PrefixedBackend
 
 import ckptmgr
-from ckptmgr import BackendNotFoundError, UnsupportedTensorError
+from ckptmgr import BackendNotFoundError, CheckpointManager, StateMismatchError, UnsupportedTensorError
 from ckptmgr.memory import MemorySource
 from ckptmgr_safetensors import SafetensorsBackend
 
@@ -172,3 +174,26 @@ def test_a_folder_of_several_formats_must_be_told_apart(tmp_path: Path) -> None:
 
     assert ckptmgr.load(tmp_path, backend="hdf5")["w"].tolist() == [1]
     assert ckptmgr.load(tmp_path / "model.safetensors")["w"].tolist() == [0]
+
+
+@pytest.mark.parametrize("backend", [*FORMATS, "torch"])
+def test_a_state_of_nothing_is_no_empty_dict(tmp_path, backend):
+    """In a file, in a step, and converted: as it was, and never taken for a file of another tool."""
+    path, copy, run = tmp_path / {"torch": "a.pt", **FILES}[backend], tmp_path / "copy.safetensors", tmp_path / "run"
+    ckptmgr.save(path, None, backend=backend)
+    with CheckpointManager(run, backend=backend) as manager:
+        manager.save(1, None)
+
+        assert manager.restore().state is None
+    ckptmgr.convert(path, copy, to="safetensors")
+    assert ckptmgr.load(path) is ckptmgr.load(copy) is ckptmgr.load(path, into=None) is None
+    with pytest.raises(StateMismatchError):
+        ckptmgr.load(path, into={"w": np.zeros(1)})
+
+
+def test_what_torch_saves_of_nothing_is_nothing(tmp_path):
+    torch.save(None, tmp_path / "a.pt")
+    ckptmgr.save(tmp_path / "b.pt", None, backend="torch")
+
+    assert ckptmgr.load(tmp_path / "a.pt") is None
+    assert torch.serialization.load(tmp_path / "b.pt") is None

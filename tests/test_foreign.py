@@ -344,7 +344,7 @@ def test_a_step_that_is_not_there_names_theirs_too(manager, tmp_path):
     for step in (5, 10):
         write_foreign(tmp_path, f"ckpt-{step}", {"w": np.zeros(1)})
 
-    with pytest.raises(StepNotFoundError, match=r"\(committed: none; of other tools: 10, 5\)"):
+    with pytest.raises(StepNotFoundError, match=r"\(committed: none; of other tools: 5, 10\)"):
         manager.restore(7)
 
 

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import states
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from ckptmgr import restoring
 from ckptmgr.box import Box
@@ -28,12 +28,14 @@ class Config:
 
 
 @given(states.trees)
+@example(None)
 def test_without_a_template_everything_comes_back(state: Any) -> None:
     assert states.same(state, states.restored(state))
 
 
 @given(states.trees)
 @settings(max_examples=200)
+@example(None)
 def test_template_of_the_same_structure_is_filled(state: Any) -> None:
     into = states.blank(state)
 

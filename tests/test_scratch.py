@@ -1,6 +1,7 @@
 """Tensors that are read across the order they lie in: each byte once, whatever the shape, and every element where it belongs."""
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,22 @@ def test_the_file_is_gone_with_its_reader() -> None:
     del view
 
     assert len(os.listdir("/proc/self/fd")) <= len(before)
+
+
+def test_the_file_is_on_a_disk_or_where_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def folder() -> Path:
+        made = Scratch(np.dtype("u1"), (0,), [(Box((0,), (3,)), np.zeros(3, np.uint8))])
+        return Path(os.readlink(f"/proc/self/fd/{made._fd}")).parent
+
+    for name in ("TMPDIR", "TEMP", "TMP"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp")
+    assert folder() == Path("/var/tmp")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert folder() == tmp_path
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert folder() == tmp_path
 
 
 def test_no_room_for_it_is_told_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

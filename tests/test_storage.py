@@ -1,10 +1,12 @@
 import os
 from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import pytest
 
-from ckptmgr import MissingDependencyError
-from ckptmgr.storage import FilesystemStore, ObjectStore, PosixStore, clients, clouds, open_folder
+from ckptmgr import CheckpointManager, MissingDependencyError
+from ckptmgr.storage import FilesystemStore, Folder, ObjectStore, PosixStore, clients, clouds, open_folder
 
 
 @pytest.mark.parametrize("form", ["{}", "{}/", "file://{}", "local://{}", "file://{}/"])
@@ -121,3 +123,17 @@ def test_opening_touches_nothing(tmp_path: Path) -> None:
     open_folder(tmp_path / "run").list()
 
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("method", ["is_cached", "mark"])
+def test_a_store_with_a_method_of_its_own_is_not_taken_for_one_that_can_more(root: Folder, method: str) -> None:
+    setattr(root.store, method, lambda *_: True)
+    with mock.patch("ckptmgr.manager.open_folder", return_value=root):
+        manager = CheckpointManager("memory:")
+
+    for step in (1, 2):
+        manager.save(step, {"w": np.arange(100_000)}, overwrite=True)
+    manager.delete(1)
+
+    assert manager.restore().state["w"].tolist() == [*range(100_000)]
+    assert [info.step for info in manager.steps()] == [2]

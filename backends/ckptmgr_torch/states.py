@@ -75,8 +75,9 @@ class _Walk:
             aliases.update({name: first for name in group if name != first})
         tensors = {name: leaf for name, leaf in zip(names, self.leaves, strict=True) if name not in aliases}
         self.check_nbytes(tensors, stored)
-        is_flat = isinstance(value, dict) and list(value) == names
-        return Found(tensors, aliases, {} if is_flat else dict(zip(names, self.paths, strict=True)), None if is_flat else tree)
+        if isinstance(value, dict) and list(value) == names:
+            return Found(tensors, aliases, {}, None)
+        return Found(tensors, aliases, dict(zip(names, self.paths, strict=True)), skeleton.whole(tree))
 
     def value(self, value: Any, path: Path, text: int) -> JSON:
         self.values -= 1

@@ -225,13 +225,13 @@ class LocalStore(Store, Protocol):
 
 # Asked for each of many windows and records, and Python 3.11 takes 25 µs to look at all that a protocol has.
 def is_local(store: Store) -> TypeGuard[LocalStore]:
-    """Whether it is a `LocalStore`, as one method of it tells."""
-    return hasattr(store, "is_cached")
+    """Whether it is a `LocalStore`; one that only has a method of the same name, as a cache may, is none."""
+    return hasattr(store, "is_cached") and hasattr(store, "opened") and hasattr(store, "map")
 
 
 def is_marking(store: Store) -> TypeGuard[MarkingStore]:
-    """Whether it is a `MarkingStore`, as one method of it tells."""
-    return hasattr(store, "mark")
+    """Whether it is a `MarkingStore`; one that only has a method of the same name is none."""
+    return hasattr(store, "mark") and hasattr(store, "below") and hasattr(store, "change")
 
 
 @runtime_checkable

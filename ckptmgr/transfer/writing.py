@@ -108,7 +108,7 @@ def write(
 
 def _abreast(folder: Folder, source: TensorSource, files: Sequence[_Sized]) -> Sequence[_Sized]:
     """Those of the files that may be written at once: nothing in them comes from other files, and the last is last."""
-    if not isinstance(folder.store, ParallelStore) or isinstance(source, Streamed) or len(files) < 3:
+    if len(files) < 3 or isinstance(source, Streamed) or not isinstance(folder.store, ParallelStore):
         return []
     return [*itertools.takewhile(lambda each: not any(isinstance(piece, Late) for piece in each[0].pieces), files[:-1])]
 
@@ -138,9 +138,10 @@ class _Writer:
         self._last = layout.files[-1] if layout.files else None
         self._meanwhile, self._check = meanwhile, check
         # A store that sends in threads of its own is not held up by checksums here, and sends what is in cache.
-        self._is_short = tally.total <= min(folder.store.window_nbytes, _SHORT_NBYTES) or isinstance(folder.store, ParallelStore)
+        parallel = folder.store if isinstance(folder.store, ParallelStore) else None
+        self._is_short = tally.total <= min(folder.store.window_nbytes, _SHORT_NBYTES) or parallel is not None
         self._turn = threading.Lock()
-        self.workers = folder.store.files_at_once if isinstance(folder.store, ParallelStore) else 1
+        self.workers = 1 if parallel is None else parallel.files_at_once
 
     def write(self, files: Iterator[_Sized]) -> None:
         """Writes one file after another."""
