@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from ckptmgr import backend as backends
-from ckptmgr import carrying, comparing, saving
+from ckptmgr import carrying, comparing, kerasfiles, saving
 from ckptmgr.backend import Backend, Formed
 from ckptmgr.carrying import Account, Baggage
 from ckptmgr.checkpoint import SKELETON, Checkpoint
@@ -96,7 +96,8 @@ def convert(
             opened = stack.enter_context(open_checkpoint(opened, backend=backend, storage_options=source_options))
         stack.enter_context(opened.explained())
         place = _place(dst, to, step, storage_options, progress, max_file_nbytes)
-        job = Job(opened, place, rules_of(rename, select, cast))
+        take = _taken_for_keras if step is None and kerasfiles.is_form(place.backend) else taken
+        job = Job(opened, place, rules_of(rename, select, cast), take)
         return job.run(overwrite=overwrite, max_file_nbytes=max_file_nbytes, budget=budget, progress=progress)
 
 
@@ -202,6 +203,14 @@ def taken(opened: Checkpoint, rules: Rules) -> Taken:
     if stages.record is not None:
         bags = replace(bags, metadata={**bags.metadata, RECORD: stages.record})
     return Taken(stages, bags, unread)
+
+
+def _taken_for_keras(opened: Checkpoint, rules: Rules) -> Taken:
+    """Everything, but of a step of ckptmgr's callbacks for Keras only what Keras' files have a place for."""
+    bags, unread = carrying.baggage(opened)
+    if not kerasfiles.facts_of(bags):
+        return taken(opened, rules)
+    return Taken(*kerasfiles.chosen(opened, bags, rules), unread)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from ckptmgr import carrying, exportforms
+from ckptmgr import carrying, exportforms, kerasfiles
 from ckptmgr.backend import Backend, RunFiles
 from ckptmgr.carrying import Baggage
 from ckptmgr.checkpoint import Checkpoint
@@ -21,7 +21,7 @@ from ckptmgr.converting import Job, Place, Taken, rules_of
 from ckptmgr.convertreport import ConvertReport
 from ckptmgr.deriving import Staged
 from ckptmgr.errors import StepNotFoundError, shown
-from ckptmgr.exportforms import KERAS, TOOLS, Form, Tool, facts_of, stored
+from ckptmgr.exportforms import TOOLS, Form, Tool
 from ckptmgr.files import open_checkpoint
 from ckptmgr.layout import Contents
 from ckptmgr.manager import CheckpointManager
@@ -39,7 +39,6 @@ from ckptmgr.tree import join
 
 DEFAULT_NAMING = StepNaming()
 COUNTER = ("save_counter",)  # after which `tf.train.Checkpoint.save` numbers the next one
-RATE = "optimizer/learning_rate"
 _ROUNDS = 5  # of looking again whether somebody else has changed hints meanwhile
 _ALONE = "files of weights hold tensors alone"
 
@@ -191,19 +190,10 @@ class _Export:
 
 def _for_keras(stages: Stages, bags: Baggage, where: str) -> tuple[Stages, Baggage]:
     """With the places of the variables, if it is a step that ckptmgr's callbacks saved."""
-    if not bags.metadata:
-        text = (
-            f"nothing in {where!r} says how Keras saves this model: no callback of ckptmgr's saved it, and it is from no file of"
-        )
-        raise ValueError(f"{text} Keras'. Put its weights into a copy of such a file with swap_weights")
-    if not (facts := facts_of(bags)):
-        return stages, bags
-    # Keras 2 does not count the learning rate among the variables of its optimizers.
-    rate = [name for name in stages.shape.names if name == RATE and facts["framework"] != "keras"]
-    names = {name: own for name, own in stages.shape.names.items() if name not in rate}
-    stages = replace(stages, shape=replace(stages.shape, names=names), left_out=[*stages.left_out, *rate])
-    told = {"kind": "step", "keras_version": facts.get("version"), "backend": facts.get("backend"), "stored": stored([*names])}
-    return stages, replace(bags, metadata={**bags.metadata, KERAS: told})
+    if bags.metadata:
+        return kerasfiles.placed(stages, bags)
+    text = f"nothing in {where!r} says how Keras saves this model: no callback of ckptmgr's saved it, and it is from no file of"
+    raise ValueError(f"{text} Keras'. Put its weights into a copy of such a file with swap_weights")
 
 
 def _flat(shape: Structure) -> Structure:
