@@ -14,13 +14,16 @@ from ckptmgr import backend as backends
 from ckptmgr import choosing, kerasfiles
 from ckptmgr.backend import Backend, Formed
 from ckptmgr.carrying import Baggage
+from ckptmgr.checkpoint import Checkpoint
 from ckptmgr.choosing import Choice
 from ckptmgr.files import target
+from ckptmgr.foreign import WEIGHTS
 from ckptmgr.naming import parse_foreign
 from ckptmgr.storage import Folder
 
 Tool: TypeAlias = Literal["keras", "tf", "hf", "torch"]
 TOOLS: tuple[Tool, ...] = get_args(Tool)
+FLAT: tuple[Tool, ...] = ("hf", "torch")  # with a config and a tokenizer beside the weights
 SHARD = "5GB"  # as huggingface_hub has it
 
 _ENDINGS: Mapping[Tool, tuple[str, ...]] = {
@@ -35,6 +38,8 @@ _HF_FILES = (  # that transformers and tokenizers look for beside weights
     _CONFIG, _ADAPTER, "generation_config.json", "*processor_config.json", "chat_template.*", "special_tokens_map.json",
     "added_tokens.json", "tokenizer.*", "tokenizer_config.json", "vocab.*", "merges.txt", "*.spm", "*.model", "*.tiktoken",
 )  # fmt: skip
+_WEIGHTS = re.compile(rf"(?:{'|'.join(WEIGHTS)})(?:-\d+-of-\d+)?\.(?:safetensors|bin)")
+_MOST_NBYTES = 256 << 20  # of a file beside weights
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) *([KMGT]?)(i?)B?", re.IGNORECASE)
 
 
@@ -104,6 +109,23 @@ def form(tool: Tool, bags: Baggage, *, step: int | None, is_whole: bool, is_name
     return replace(made, lost=_lost(tool, bags, made, is_named=is_named))
 
 
+def neighbours(opened: Checkpoint) -> tuple[dict[str, bytes], dict[str, str]]:
+    """What Transformers saved beside weights: config, tokenizer and the like; and what of it is left, with the reason.
+
+    Empty for a step of ckptmgr's, which has assets, and for files that have not the names of such weights.
+    """
+    source = opened.source
+    files = {(extent.folder, extent.file) for name in source.specs for extent in source.extents(name)}
+    folders = {folder for folder, _ in files}
+    if opened.files or len(folders) != 1 or not all(_WEIGHTS.fullmatch(file) for _, file in files):
+        return {}, {}
+    [folder] = folders
+    heads = {name: head for name, head in folder.list().files.items() if _is_for_hugging(name)}
+    large = {name for name, head in heads.items() if head.nbytes > _MOST_NBYTES}
+    found = {name: folder.read_range(name, 0, head.nbytes) for name, head in heads.items() if name not in large}
+    return found, {f"asset {name!r}": f"more than {_MOST_NBYTES >> 20} MiB" for name in large}
+
+
 def step_of(location: str) -> int | None:
     """The step that the name of a checkpoint means, if it means one."""
     name = location.rstrip("/").rpartition("/")[2]
@@ -123,8 +145,11 @@ def nbytes(size: int | str) -> int:
 
 
 def _is_hugging(name: str, data: bytes) -> bool:
-    is_known = any(fnmatch.fnmatchcase(name, glob) for glob in _HF_FILES)
-    return is_known and not (name == _CONFIG and kerasfiles.is_config(data))
+    return _is_for_hugging(name) and not (name == _CONFIG and kerasfiles.is_config(data))
+
+
+def _is_for_hugging(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, glob) for glob in _HF_FILES)
 
 
 def _lost(tool: Tool, bags: Baggage, form: Form, *, is_named: bool) -> dict[str, str]:

@@ -25,7 +25,7 @@ from ckptmgr.exportforms import TOOLS, Form, Tool
 from ckptmgr.files import open_checkpoint
 from ckptmgr.layout import Contents
 from ckptmgr.manager import CheckpointManager
-from ckptmgr.manifest import MANIFEST
+from ckptmgr.manifest import MANIFEST, parse_attempt
 from ckptmgr.matching import Stored
 from ckptmgr.naming import StepNaming
 from ckptmgr.rulesets import Given, Rules
@@ -110,6 +110,7 @@ def export(
         rules = rules_of(rename, None, cast)
         bags, unread = carrying.baggage(opened)
         part = taking.part()
+        bags, unread = taking.with_neighbours(bags, unread)
         made = taking.form(bags, max_shard_size)
         backend, folder, stem = made.place(dst, storage_options)
         _refuse_run(folder)
@@ -159,6 +160,13 @@ class _Export:
         """The step, if it is known."""
         info = self.opened.info
         return exportforms.step_of(self.opened.location) if info is None else info.step
+
+    def with_neighbours(self, bags: Baggage, unread: Mapping[str, str]) -> tuple[Baggage, Mapping[str, str]]:
+        """With what lies beside the weights, if another tool wrote them for whom the files are, and why some of it is left."""
+        if self.tool not in exportforms.FLAT or exportforms.is_file(self.dst, self.tool):
+            return bags, unread
+        found, large = exportforms.neighbours(self.opened)
+        return replace(bags, assets={**found, **bags.assets}), {**unread, **large}
 
     def form(self, bags: Baggage, shard: int | str | None) -> Form:
         """What the tool expects."""
@@ -213,7 +221,11 @@ def _flat(shape: Structure) -> Structure:
 
 
 def _refuse_run(folder: Folder) -> None:
-    if any(folder.folder(name).head(MANIFEST) for name in folder.list().folders):
+    folders = folder.list().folders
+    is_step = any(map(parse_attempt, folders)) and folder.head(MANIFEST) is not None
+    if is_step or parse_attempt(folder.location().rpartition("/")[2]):
+        raise ValueError(f"{folder.location()!r} is a step of ckptmgr's: export into a folder of its own")
+    if any(folder.folder(name).head(MANIFEST) for name in folders):
         raise ValueError(f"{folder.location()!r} is a run of ckptmgr's: export into a folder of its own")
 
 
