@@ -161,7 +161,7 @@ class _Export:
         info = self.opened.info
         return exportforms.step_of(self.opened.location) if info is None else info.step
 
-    def with_neighbours(self, bags: Baggage, unread: Mapping[str, str]) -> tuple[Baggage, Mapping[str, str]]:
+    def with_neighbours(self, bags: Baggage, unread: dict[str, str]) -> tuple[Baggage, dict[str, str]]:
         """With what lies beside the weights, if another tool wrote them for whom the files are, and why some of it is left."""
         if self.tool not in exportforms.FLAT or exportforms.is_file(self.dst, self.tool):
             return bags, unread

@@ -79,7 +79,8 @@ def test_every_command_reaches_an_endpoint_of_its_own(tmp_path: Path, s3_server:
         f"pin {url}/run 1 kept", f"gc {url}/run --keep-last 1 --yes", f"unpin {url}/run 1 kept", f"sweep {url}/run",
         f"cp {url}/run back", f"diff {url}/run back --steps 1 1", f"diff {url}/run --steps 3 3", f"diff back {url}/run",
         f"export {url}/run {url}/hf --to hf --select *", f"export back {url}/tf --to tf", f"export {url}/run tf --to tf",
-        f"doctor {url}/run", f"doctor back --remote {url}/run", f"adopt {url}/tf --dry-run", f"adopt {url}/tf", f"verify {url}/tf",
+        f"doctor {url}/run", f"doctor back --remote {url}/run", f"adopt {url}/tf --dry-run", f"adopt {url}/tf",
+        f"verify {url}/tf",
     ):  # fmt: skip
         done = CliRunner().invoke(app, [*line.split(), *given])
         assert (done.exit_code, done.stderr) == (0, ""), line
