@@ -31,7 +31,7 @@ from ckptmgr.spec import TensorSpec, numpy_dtype
 from ckptmgr.staging import Stages, staged
 from ckptmgr.step import StepInfo
 from ckptmgr.storage import Folder
-from ckptmgr.streaming import BUDGET_NBYTES, Stream, check_unchanged
+from ckptmgr.streaming import BUDGET_NBYTES, Stream, check_unchanged, once_more
 from ckptmgr.strings import string_values
 from ckptmgr.structure import Structure
 from ckptmgr.transfer import Progress, Stats
@@ -225,6 +225,13 @@ class Job:
 
     def run(self, *, overwrite: bool, max_file_nbytes: int | None, budget: int, progress: Progress | None) -> ConvertReport:
         """Converts. Raises as `convert`."""
+
+        def run() -> ConvertReport:
+            return self._run(overwrite=overwrite, max_file_nbytes=max_file_nbytes, budget=budget, progress=progress)
+
+        return once_more([self.opened.source], run)
+
+    def _run(self, *, overwrite: bool, max_file_nbytes: int | None, budget: int, progress: Progress | None) -> ConvertReport:
         started = time.perf_counter()
         stages, bags, unread = self.take(self.opened, self.rules)
         shape, source = stages.shape, self._view(stages)
