@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from ckptmgr import backend as backends
-from ckptmgr import carrying, comparing, saving
+from ckptmgr import carrying, comparing, kerasfiles, saving
 from ckptmgr.backend import Backend, Formed
 from ckptmgr.carrying import Account, Baggage
 from ckptmgr.checkpoint import SKELETON, Checkpoint
@@ -31,7 +31,7 @@ from ckptmgr.spec import TensorSpec, numpy_dtype
 from ckptmgr.staging import Stages, staged
 from ckptmgr.step import StepInfo
 from ckptmgr.storage import Folder
-from ckptmgr.streaming import BUDGET_NBYTES, Stream, check_unchanged
+from ckptmgr.streaming import BUDGET_NBYTES, Stream, check_unchanged, once_more
 from ckptmgr.strings import string_values
 from ckptmgr.structure import Structure
 from ckptmgr.transfer import Progress, Stats
@@ -96,7 +96,8 @@ def convert(
             opened = stack.enter_context(open_checkpoint(opened, backend=backend, storage_options=source_options))
         stack.enter_context(opened.explained())
         place = _place(dst, to, step, storage_options, progress, max_file_nbytes)
-        job = Job(opened, place, rules_of(rename, select, cast))
+        take = _taken_for_keras if step is None and kerasfiles.is_form(place.backend) else taken
+        job = Job(opened, place, rules_of(rename, select, cast), take)
         return job.run(overwrite=overwrite, max_file_nbytes=max_file_nbytes, budget=budget, progress=progress)
 
 
@@ -204,6 +205,14 @@ def taken(opened: Checkpoint, rules: Rules) -> Taken:
     return Taken(stages, bags, unread)
 
 
+def _taken_for_keras(opened: Checkpoint, rules: Rules) -> Taken:
+    """Everything, but of a step of ckptmgr's callbacks for Keras only what Keras' files have a place for."""
+    bags, unread = carrying.baggage(opened)
+    if not kerasfiles.facts_of(bags):
+        return taken(opened, rules)
+    return Taken(*kerasfiles.chosen(opened, bags, rules), unread)
+
+
 @dataclass
 class Job:
     """One conversion, from decisions to the report. ``take`` decides what is converted."""
@@ -216,6 +225,13 @@ class Job:
 
     def run(self, *, overwrite: bool, max_file_nbytes: int | None, budget: int, progress: Progress | None) -> ConvertReport:
         """Converts. Raises as `convert`."""
+
+        def run() -> ConvertReport:
+            return self._run(overwrite=overwrite, max_file_nbytes=max_file_nbytes, budget=budget, progress=progress)
+
+        return once_more([self.opened.source], run)
+
+    def _run(self, *, overwrite: bool, max_file_nbytes: int | None, budget: int, progress: Progress | None) -> ConvertReport:
         started = time.perf_counter()
         stages, bags, unread = self.take(self.opened, self.rules)
         shape, source = stages.shape, self._view(stages)

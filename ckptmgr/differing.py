@@ -26,7 +26,7 @@ from ckptmgr.rulesets import Given, Rules
 from ckptmgr.side import Side, names_of
 from ckptmgr.spec import TensorSpec
 from ckptmgr.step import JSON
-from ckptmgr.streaming import BUDGET_NBYTES, Stream
+from ckptmgr.streaming import BUDGET_NBYTES, Stream, once_more
 from ckptmgr.strings import string_values
 from ckptmgr.transfer import Progress, Stats
 from ckptmgr.transfer.stats import Tally
@@ -85,8 +85,12 @@ def diff(
     )
     with ExitStack() as stack:
         opened = [_opened(stack, each, storage_options) for each in (a, b)]
-        job = _Job(Side(opened[0], given), Side(opened[1], Rules()), given.select, atol, rtol)
-        return job.run(quick=quick, has_rest=not state_only and given.select is None, budget=budget, progress=progress)
+
+        def run() -> DiffReport:
+            job = _Job(Side(opened[0], given), Side(opened[1], Rules()), given.select, atol, rtol)
+            return job.run(quick=quick, has_rest=not state_only and given.select is None, budget=budget, progress=progress)
+
+        return once_more([each.source for each in opened], run)
 
 
 def _opened(stack: ExitStack, given: str | os.PathLike[str] | Checkpoint, options: Mapping[str, Any] | None) -> Checkpoint:

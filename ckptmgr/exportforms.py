@@ -4,32 +4,30 @@ The law: it is decided here and done elsewhere; nothing is written, and of the s
 """
 
 import fnmatch
-import json
 import os
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 from ckptmgr import backend as backends
-from ckptmgr import choosing
+from ckptmgr import choosing, kerasfiles
 from ckptmgr.backend import Backend, Formed
 from ckptmgr.carrying import Baggage
+from ckptmgr.checkpoint import Checkpoint
 from ckptmgr.choosing import Choice
 from ckptmgr.files import target
+from ckptmgr.foreign import WEIGHTS
 from ckptmgr.naming import parse_foreign
-from ckptmgr.step import JSON
 from ckptmgr.storage import Folder
 
 Tool: TypeAlias = Literal["keras", "tf", "hf", "torch"]
 TOOLS: tuple[Tool, ...] = get_args(Tool)
+FLAT: tuple[Tool, ...] = ("hf", "torch")  # with a config and a tokenizer beside the weights
 SHARD = "5GB"  # as huggingface_hub has it
 
-KERAS, _CONFIGS = "keras", {"config": "config.json", "archive_metadata": "metadata.json"}
-_KERAS_KEYS = (KERAS, "model_config", "training_config", *_CONFIGS)
 _ENDINGS: Mapping[Tool, tuple[str, ...]] = {
-    "keras": (".keras", ".weights.h5"),
+    "keras": kerasfiles.ENDINGS,
     "tf": (".ckpt",),
     "hf": (".safetensors",),
     "torch": (".pt", ".pth", ".bin"),
@@ -40,6 +38,8 @@ _HF_FILES = (  # that transformers and tokenizers look for beside weights
     _CONFIG, _ADAPTER, "generation_config.json", "*processor_config.json", "chat_template.*", "special_tokens_map.json",
     "added_tokens.json", "tokenizer.*", "tokenizer_config.json", "vocab.*", "merges.txt", "*.spm", "*.model", "*.tiktoken",
 )  # fmt: skip
+_WEIGHTS = re.compile(rf"(?:{'|'.join(WEIGHTS)})(?:-\d+-of-\d+)?\.(?:safetensors|bin)")
+_MOST_NBYTES = 256 << 20  # of a file beside weights
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) *([KMGT]?)(i?)B?", re.IGNORECASE)
 
 
@@ -93,7 +93,7 @@ def form(tool: Tool, bags: Baggage, *, step: int | None, is_whole: bool, is_name
     if tool == "tf":
         made = Form(tool, "ckpt" if step is None else f"ckpt-{step}", replace(bags, assets={}), max_file_nbytes=most)
     elif tool == "keras":
-        kept = _keras(bags)
+        kept = kerasfiles.kept(bags)
         is_model = {"config", "model_config"} & kept.metadata.keys()
         made = Form(tool, "model.keras" if is_model else "model.weights.h5", kept, max_file_nbytes=most)
     elif tool == "torch" and is_whole:
@@ -107,6 +107,23 @@ def form(tool: Tool, bags: Baggage, *, step: int | None, is_whole: bool, is_name
         most = nbytes(SHARD) if shard is None and not is_named else most
         made = Form(tool, names[tool], Baggage(metadata), True, beside, None, most)
     return replace(made, lost=_lost(tool, bags, made, is_named=is_named))
+
+
+def neighbours(opened: Checkpoint) -> tuple[dict[str, bytes], dict[str, str]]:
+    """What Transformers saved beside weights: config, tokenizer and the like; and what of it is left, with the reason.
+
+    Empty for a step of ckptmgr's, which has assets, and for files that have not the names of such weights.
+    """
+    source = opened.source
+    files = {(extent.folder, extent.file) for name in source.specs for extent in source.extents(name)}
+    folders = {folder for folder, _ in files}
+    if opened.files or len(folders) != 1 or not all(_WEIGHTS.fullmatch(file) for _, file in files):
+        return {}, {}
+    [folder] = folders
+    heads = {name: head for name, head in folder.list().files.items() if _is_for_hugging(name)}
+    large = {name for name, head in heads.items() if head.nbytes > _MOST_NBYTES}
+    found = {name: folder.read_range(name, 0, head.nbytes) for name, head in heads.items() if name not in large}
+    return found, {f"asset {name!r}": f"more than {_MOST_NBYTES >> 20} MiB" for name in large}
 
 
 def step_of(location: str) -> int | None:
@@ -127,62 +144,22 @@ def nbytes(size: int | str) -> int:
     return int(float(found[1]) * base ** " KMGT".index(found[2].upper() or " "))
 
 
-def stored(names: Sequence[str]) -> dict[str, str]:
-    """Where Keras 3 stores the variables of a model whose step ckptmgr's callbacks saved, by these names.
-
-    They name the groups of a ``.weights.h5``, and have the variables of each in Keras' order. What no layer owns has no place.
-    """
-    counts: Counter[str] = Counter()
-    found: dict[str, str] = {}
-    for name in names:
-        top, _, rest = name.partition("/")
-        group = "optimizer/" if top == "optimizer" else "" if top == "vars" else name[: name.rindex("/") + 1] if rest else None
-        if group is not None and top != "other":
-            found[name] = f"{group}vars/{counts[group]}"
-            counts[group] += 1
-    return found
-
-
-def facts_of(bags: Baggage) -> Mapping[str, JSON]:
-    """What ckptmgr's callbacks for Keras say of the step that they saved; empty for everything else."""
-    found = bags.metadata.get(KERAS)
-    return found if isinstance(found, dict) and "framework" in found else {}
-
-
-def _keras(bags: Baggage) -> Baggage:
-    """What says how Keras saves a model: carried from a file of Keras, or in a step by its assets and facts."""
-    kept = {key: value for key, value in bags.metadata.items() if key in _KERAS_KEYS}
-    facts = facts_of(bags)
-    if not facts and not _is_keras(bags.assets.get(_CONFIG, b"")):
-        return Baggage(kept, bags.blobs)
-    texts = {key: bags.assets[name] for key, name in _CONFIGS.items() if key not in kept and name in bags.assets}
-    kept |= {key: data.decode("utf-8", "surrogateescape") for key, data in texts.items()}
-    held = {str(path): bags.assets[name] for name, path in (facts.get("assets") or {}).items() if name in bags.assets}
-    return Baggage(kept, {**bags.blobs, **held})
-
-
-def _is_keras(data: bytes) -> bool:
-    """Whether a ``config.json`` is Keras' own: of another kind than that of Hugging Face."""
-    try:
-        found = json.loads(data)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(found, dict) and "class_name" in found and "model_type" not in found
-
-
 def _is_hugging(name: str, data: bytes) -> bool:
-    is_known = any(fnmatch.fnmatchcase(name, glob) for glob in _HF_FILES)
-    return is_known and not (name == _CONFIG and _is_keras(data))
+    return _is_for_hugging(name) and not (name == _CONFIG and kerasfiles.is_config(data))
+
+
+def _is_for_hugging(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, glob) for glob in _HF_FILES)
 
 
 def _lost(tool: Tool, bags: Baggage, form: Form, *, is_named: bool) -> dict[str, str]:
     """What is neither in the files nor beside them, with the reason."""
     used = {*(form.beside or {})}
-    if tool == "keras" and "config" in form.bags.metadata:
-        used |= {*_CONFIGS.values()} | {name for name, data in bags.assets.items() if data in form.bags.blobs.values()}
+    if tool == "keras":
+        used |= kerasfiles.used(bags, form.bags)
     reason = "the file was asked for alone" if is_named and form.is_flat else f"files for {tool} have no place for it"
     lost = {f"asset {name!r}": reason for name in bags.assets if name not in used}
-    lost |= {f"metadata {key!r}": reason for key in bags.metadata if key not in form.bags.metadata and key != KERAS}
+    lost |= {f"metadata {key!r}": reason for key in bags.metadata if key not in form.bags.metadata and key != kerasfiles.KERAS}
     lost |= {f"metric {name!r}": reason for name in bags.metrics if name not in form.bags.metrics}
     lost |= {f"blob {name!r}": reason for name in bags.blobs if name not in form.bags.blobs}
     if tool == "hf" and not is_named and not {_CONFIG, _ADAPTER} & {*(form.beside or {})}:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from ckptmgr import carrying, exportforms
+from ckptmgr import carrying, exportforms, kerasfiles
 from ckptmgr.backend import Backend, RunFiles
 from ckptmgr.carrying import Baggage
 from ckptmgr.checkpoint import Checkpoint
@@ -21,11 +21,11 @@ from ckptmgr.converting import Job, Place, Taken, rules_of
 from ckptmgr.convertreport import ConvertReport
 from ckptmgr.deriving import Staged
 from ckptmgr.errors import StepNotFoundError, shown
-from ckptmgr.exportforms import KERAS, TOOLS, Form, Tool, facts_of, stored
+from ckptmgr.exportforms import TOOLS, Form, Tool
 from ckptmgr.files import open_checkpoint
 from ckptmgr.layout import Contents
 from ckptmgr.manager import CheckpointManager
-from ckptmgr.manifest import MANIFEST
+from ckptmgr.manifest import MANIFEST, parse_attempt
 from ckptmgr.matching import Stored
 from ckptmgr.naming import StepNaming
 from ckptmgr.rulesets import Given, Rules
@@ -39,7 +39,6 @@ from ckptmgr.tree import join
 
 DEFAULT_NAMING = StepNaming()
 COUNTER = ("save_counter",)  # after which `tf.train.Checkpoint.save` numbers the next one
-RATE = "optimizer/learning_rate"
 _ROUNDS = 5  # of looking again whether somebody else has changed hints meanwhile
 _ALONE = "files of weights hold tensors alone"
 
@@ -111,6 +110,7 @@ def export(
         rules = rules_of(rename, None, cast)
         bags, unread = carrying.baggage(opened)
         part = taking.part()
+        bags, unread = taking.with_neighbours(bags, unread)
         made = taking.form(bags, max_shard_size)
         backend, folder, stem = made.place(dst, storage_options)
         _refuse_run(folder)
@@ -161,6 +161,13 @@ class _Export:
         info = self.opened.info
         return exportforms.step_of(self.opened.location) if info is None else info.step
 
+    def with_neighbours(self, bags: Baggage, unread: dict[str, str]) -> tuple[Baggage, dict[str, str]]:
+        """With what lies beside the weights, if another tool wrote them for whom the files are, and why some of it is left."""
+        if self.tool not in exportforms.FLAT or exportforms.is_file(self.dst, self.tool):
+            return bags, unread
+        found, large = exportforms.neighbours(self.opened)
+        return replace(bags, assets={**found, **bags.assets}), {**unread, **large}
+
     def form(self, bags: Baggage, shard: int | str | None) -> Form:
         """What the tool expects."""
         is_whole = self.select is not None and "*" in ([self.select] if isinstance(self.select, str) else self.select)
@@ -191,19 +198,10 @@ class _Export:
 
 def _for_keras(stages: Stages, bags: Baggage, where: str) -> tuple[Stages, Baggage]:
     """With the places of the variables, if it is a step that ckptmgr's callbacks saved."""
-    if not bags.metadata:
-        text = (
-            f"nothing in {where!r} says how Keras saves this model: no callback of ckptmgr's saved it, and it is from no file of"
-        )
-        raise ValueError(f"{text} Keras'. Put its weights into a copy of such a file with swap_weights")
-    if not (facts := facts_of(bags)):
-        return stages, bags
-    # Keras 2 does not count the learning rate among the variables of its optimizers.
-    rate = [name for name in stages.shape.names if name == RATE and facts["framework"] != "keras"]
-    names = {name: own for name, own in stages.shape.names.items() if name not in rate}
-    stages = replace(stages, shape=replace(stages.shape, names=names), left_out=[*stages.left_out, *rate])
-    told = {"kind": "step", "keras_version": facts.get("version"), "backend": facts.get("backend"), "stored": stored([*names])}
-    return stages, replace(bags, metadata={**bags.metadata, KERAS: told})
+    if bags.metadata:
+        return kerasfiles.placed(stages, bags)
+    text = f"nothing in {where!r} says how Keras saves this model: no callback of ckptmgr's saved it, and it is from no file of"
+    raise ValueError(f"{text} Keras'. Put its weights into a copy of such a file with swap_weights")
 
 
 def _flat(shape: Structure) -> Structure:
@@ -223,7 +221,11 @@ def _flat(shape: Structure) -> Structure:
 
 
 def _refuse_run(folder: Folder) -> None:
-    if any(folder.folder(name).head(MANIFEST) for name in folder.list().folders):
+    folders = folder.list().folders
+    is_step = any(map(parse_attempt, folders)) and folder.head(MANIFEST) is not None
+    if is_step or parse_attempt(folder.location().rpartition("/")[2]):
+        raise ValueError(f"{folder.location()!r} is a step of ckptmgr's: export into a folder of its own")
+    if any(folder.folder(name).head(MANIFEST) for name in folders):
         raise ValueError(f"{folder.location()!r} is a run of ckptmgr's: export into a folder of its own")
 
 

@@ -5,13 +5,14 @@ however large the tensors. Raw bytes are never decoded: a tensor in one piece of
 its source can decode comes tensor by tensor, or box by box where it is larger than a unit.
 """
 
+import logging
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -26,6 +27,8 @@ from ckptmgr.storage import Folder, Head, is_local
 from ckptmgr.transfer import Want
 
 _Array: TypeAlias = np.ndarray[Any, Any]
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 BUDGET_NBYTES = 64 << 20
 _UNIT_NBYTES = 8 << 20  # read at once; several are on their way
@@ -240,3 +243,21 @@ def check_unchanged(stream: Stream, where: str) -> None:
         raise CorruptCheckpointError(
             f"{changed[0]!r} of {where!r} was changed while it was read: nothing was written", file=changed[0]
         )
+
+
+def once_more(sources: Sequence[TensorSource], run: Callable[[], T]) -> T:
+    """What ``run`` gives. If it meets damage, and a source is not on a local disk, it runs again: bytes may suffer on their way.
+
+    A disk would give the same bytes again. ``run`` has no effect if it raises.
+
+    Raises:
+        CorruptCheckpointError: as ``run`` does, the second time from afar.
+    """
+    try:
+        return run()
+    except CorruptCheckpointError as error:
+        extents = (extent for source in sources for name in source.specs for extent in source.extents(name))
+        if all(is_local(extent.folder.store) for extent in extents):
+            raise
+        log.warning("all is read once more, as bytes may have been damaged on their way: %s", error)
+    return run()

@@ -137,11 +137,29 @@ def test_quick_lists_what_was_not_compared_and_is_no_same(tmp_path: Path) -> Non
 
     done = call(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "--quick")
 
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert done.stdout.splitlines()[-2:] == [
         "no tensor differs, 0 equal, 1 not compared",
         "  not compared, as it has no checksum on both sides: w",
     ]
+
+
+def test_a_difference_that_is_known_counts_more_than_what_was_not_compared(tmp_path: Path) -> None:
+    for side in "ab":
+        ckptmgr.save(tmp_path / f"{side}.safetensors", {"w": np.ones(1), side: np.ones(1)})
+
+    assert call(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "--quick").exit_code == 1
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("a mistake of ours")])
+def test_no_failure_at_all_looks_like_a_difference(run: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("ckptmgr.cli.diff.diff", fails)
+    monkeypatch.delenv("CKPTMGR_TRACEBACK", raising=False)
+
+    assert call(run).exit_code == 2
 
 
 def test_the_installed_command_compares_and_exits_as_diff_does(run: Path) -> None:

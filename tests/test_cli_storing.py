@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from every_store import options
+from safetensors.numpy import save_file
 from services import S3
 from typer.testing import CliRunner
 
@@ -50,6 +51,19 @@ def test_the_target_may_have_options_of_its_own() -> None:
     assert found == ({"region": "here", "anon": True}, {"region": "there", "anon": True})
 
 
+def test_links_are_followed_in_the_storage_that_is_told_to(tmp_path: Path) -> None:
+    save_file({"w": np.ones(3)}, tmp_path / "blob")
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "model.safetensors").symlink_to("../blob")
+    runner, target = CliRunner(), str(tmp_path / "out")
+
+    for words in (["diff", "cache", "cache"], ["export", "cache", target, "--to", "hf"]):
+        line = [words[0], *(str(tmp_path / each) if each == "cache" else each for each in words[1:])]
+        assert runner.invoke(app, line).exit_code == (2 if words[0] == "diff" else 1)
+        done = runner.invoke(app, [*line, "--storage-option", "follow_links=true"])
+        assert (done.exit_code, done.stderr) == (0, ""), done.output
+
+
 @pytest.mark.cloud
 def test_every_command_reaches_an_endpoint_of_its_own(tmp_path: Path, s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -63,12 +77,18 @@ def test_every_command_reaches_an_endpoint_of_its_own(tmp_path: Path, s3_server:
         f"cp run {url}/run", f"ls {url}/run", f"show {url}/run --step 2", f"verify {url}/run", f"report {url}/run -o page.html",
         f"migrate {url}/run {url}/other --to npz", f"convert {url}/other {url}/new.npz", f"show {url}/new.npz",
         f"pin {url}/run 1 kept", f"gc {url}/run --keep-last 1 --yes", f"unpin {url}/run 1 kept", f"sweep {url}/run",
-        f"cp {url}/run back",
+        f"cp {url}/run back", f"diff {url}/run back --steps 1 1", f"diff {url}/run --steps 3 3", f"diff back {url}/run",
+        f"export {url}/run {url}/hf --to hf --select *", f"export back {url}/tf --to tf", f"export {url}/run tf --to tf",
+        f"doctor {url}/run", f"doctor back --remote {url}/run", f"adopt {url}/tf --dry-run", f"adopt {url}/tf",
+        f"verify {url}/tf",
     ):  # fmt: skip
         done = CliRunner().invoke(app, [*line.split(), *given])
         assert (done.exit_code, done.stderr) == (0, ""), line
 
     assert [info.step for info in CheckpointManager("back").steps()] == [1, 3]
+    broken = CliRunner().invoke(app, ["diff", f"{url}/nothing", f"{url}/run", *given])
+    unreachable = CliRunner().invoke(app, ["diff", f"{url}/run", "back", *given, "--storage-option", "secret=wrong"])
+    assert (broken.exit_code, unreachable.exit_code) == (2, 2)
 
 
 def _typed(value: Any) -> str:

@@ -9,7 +9,7 @@ import pytest
 from incrementals import small_groups
 from runs import files
 from safetensors import safe_open
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import ckptmgr
 from ckptmgr import CheckpointManager, CorruptCheckpointError, StepNotFoundError, export, open_checkpoint
@@ -77,6 +77,34 @@ def test_an_adapter_is_called_one(tmp_path: Path) -> None:
     export(tmp_path / "run", tmp_path / "hf", to="hf")
 
     assert names(tmp_path / "hf") == {"adapter_model.safetensors", "adapter_config.json"}
+
+
+@pytest.mark.parametrize("to", ["hf", "torch"])
+@pytest.mark.parametrize("src", ["theirs", "theirs/checkpoint-5", "theirs/checkpoint-5/model.safetensors"])
+def test_config_and_tokenizer_of_another_tools_step_come_along(tmp_path: Path, src: str, to: Any) -> None:
+    folder = tmp_path / "theirs" / "checkpoint-5"
+    folder.mkdir(parents=True)
+    save_file({"a.weight": np.ones(3)}, folder / "model.safetensors", {"format": "pt"})
+    for name, data in {"config.json": CONFIG, "tokenizer.json": TOKENIZER, "trainer_state.json": b"{}"}.items():
+        (folder / name).write_bytes(data)
+
+    report = export(tmp_path / src, tmp_path / "out", to=to)
+    export(tmp_path / src, tmp_path / "alone" / "w.safetensors", to="hf")
+
+    weights = {"hf": "model.safetensors", "torch": "pytorch_model.bin"}[to]
+    assert names(tmp_path / "out") == {weights, "config.json", "tokenizer.json"}
+    assert (tmp_path / "out" / "config.json").read_bytes() == CONFIG
+    assert {*report.held} >= {"asset 'config.json'", "asset 'tokenizer.json'"}
+    assert names(tmp_path / "alone") == {"w.safetensors"}
+
+
+def test_a_file_of_any_name_takes_no_config_along(tmp_path: Path) -> None:
+    save_file({"w": np.ones(3)}, tmp_path / "mine.safetensors")
+    (tmp_path / "config.json").write_bytes(CONFIG)
+
+    export(tmp_path / "mine.safetensors", tmp_path / "out", to="hf")
+
+    assert names(tmp_path / "out") == {"model.safetensors"}
 
 
 def test_a_config_of_keras_is_none_of_hugging_faces(tmp_path: Path) -> None:
@@ -187,6 +215,17 @@ def test_a_failure_at_the_last_file_leaves_nothing(run: Path, tmp_path: Path, mo
 def test_a_run_of_ours_is_no_place_for_it(run: Path) -> None:
     with pytest.raises(ValueError, match="run of ckptmgr"):
         export(run, run, to="tf")
+
+
+def test_nor_is_a_step_of_ours(run: Path) -> None:
+    [attempt] = (run / "step-00000100").glob("a-*")
+    before = files(run)
+
+    for folder in (attempt.parent, attempt):
+        with pytest.raises(ValueError, match="step of ckptmgr"):
+            export(run, folder, to="tf")
+
+    assert files(run) == before
 
 
 def test_an_incremental_step_is_exported_whole(tmp_path: Path) -> None:

@@ -156,9 +156,13 @@ def test_keras_loads_a_step_of_its_callbacks_as_a_model(tmp_path: Path, make: An
         save_model(manager, 6, model)
 
     report = export(tmp_path / "run", tmp_path / "out", to="keras")
+    with manager.open(6) as opened:
+        converted = convert(opened, tmp_path / "b.keras")
 
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.keras"]
     assert {name.partition("/")[0] for name in report.left_out} == {"random"}
+    assert (converted.left_out, {*converted.lost}) == (report.left_out, {"state tree"})
+    assert (tmp_path / "b.keras").read_bytes() == (tmp_path / "out" / "model.keras").read_bytes()
     loaded = keras.saving.load_model(tmp_path / "out" / "model.keras")
     assert np.array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
     for one, other in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):

@@ -1,13 +1,15 @@
 """Bytes that come from afar with another bit: they are found, fetched once more, and told if they are damaged for good."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from every_store import options, place
 from services import Proxy, Service
 
-from ckptmgr import CheckpointManager, CorruptCheckpointError
+import ckptmgr
+from ckptmgr import Checkpoint, CheckpointManager, CorruptCheckpointError
 
 pytestmark = pytest.mark.cloud
 LARGE = np.random.default_rng(0).integers(0, 255, 9 << 20, np.uint8)  # more than one request
@@ -92,3 +94,27 @@ def test_a_verification_takes_a_flipped_bit_on_the_way_for_no_damage(far: tuple[
 
     proxy.rules(flip("safetensors", 100_000))
     assert {problem.tensor for _, problem in manager.verify().problems} & {"large/w", "other/w"}
+
+
+@pytest.mark.parametrize("far", ["obstore"], indirect=True)
+@pytest.mark.parametrize("move", ["convert", "diff", "export"])
+def test_whatever_streams_a_step_takes_a_flipped_bit_on_the_way_for_no_damage(
+    far: tuple[CheckpointManager, Proxy], move: str, tmp_path: Path
+) -> None:
+    manager, proxy = far
+    ckptmgr.save(tmp_path / "a.safetensors", STATE)
+    moves: dict[str, Callable[[Checkpoint], object]] = {
+        "convert": lambda opened: ckptmgr.convert(opened, tmp_path / "b.safetensors"),
+        "diff": lambda opened: ckptmgr.diff(opened, tmp_path / "a.safetensors", state_only=True),
+        "export": lambda opened: ckptmgr.export(opened, tmp_path / "b.safetensors", to="hf", select="*"),
+    }
+
+    with manager.open(1) as opened:
+        proxy.rules(flip("safetensors", 100_000, nth=1, times=1))
+        moves[move](opened)
+        assert [each["fault"] for each in proxy.requests()].count("corrupt") == 1
+        proxy.rules(flip("safetensors", 100_000))
+        with pytest.raises(CorruptCheckpointError, match=r"(large|other)/w"):
+            moves[move](opened) if move == "diff" else ckptmgr.convert(opened, tmp_path / "c.safetensors")
+
+    assert not (tmp_path / "c.safetensors").exists()

@@ -53,7 +53,7 @@ def show_differences(
 
     That is in checkpoint B from A, or between two steps of the run A, by default its last two.
     What only one has comes first, then what changed most. Exits with 0 if they are the same, with 1 if they differ, and with 2
-    if they cannot be compared, as diff does. --rules and --rename give names in A those in B.
+    if that cannot be told, as diff does. --rules and --rename give names in A those in B.
     """
     with ExitStack() as stack:
         first, second = stack.enter_context(_pair(a, b, steps, template, options_of_both(a, b or a, storage, b_storage)))
@@ -76,7 +76,7 @@ def show_differences(
     else:
         _emit(report, titles, most or len(report.tensors))
     if not report.is_same:
-        raise typer.Exit(1)
+        raise typer.Exit(1 if report.tensors or report.values else 2)
 
 
 @contextmanager

@@ -42,7 +42,7 @@ UsageError: type[Any] = typer.BadParameter.__bases__[0]  # typer does not name i
 class Commands(TyperGroup):
     """Ends the process with the exit code of a command, and tells errors and warnings in one line each."""
 
-    _is_answer = False
+    _failure = 1  # the exit code of one
 
     def main(self, *args: Any, **options: Any) -> NoReturn:
         """Runs the command line and ends the process."""
@@ -57,7 +57,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         finally:
-            self._is_answer = ctx.invoked_subcommand in ANSWERS
+            self._failure = 2 if ctx.invoked_subcommand in ANSWERS else 1
 
     def _ended(self, *args: Any, **options: Any) -> int:
         try:
@@ -68,15 +68,15 @@ class Commands(TyperGroup):
         except UsageError as error:
             return _told_usage(error)
         except (CheckpointError, OSError) as error:
-            return 2 if _told(error) == 2 or self._is_answer else 1
+            return 2 if _told(error) == 2 else self._failure
         except MemoryError:
             complain("not enough memory")
-            return 1
+            return self._failure
         except Exception as error:  # a mistake of ours is no reason to fill somebody's screen
             if TRACEBACK in os.environ:
                 raise
             complain(f"{type(error).__name__}: {error} (not expected; with {TRACEBACK}=1 it shows where it comes from)")
-            return 1
+            return self._failure
         if code == INTERRUPTED:
             complain("interrupted: what was not finished does not appear; run the same command again")
         return code if isinstance(code, int) else 0
