@@ -112,18 +112,15 @@ class ObjectStore:
     def change(self, key: str, data: bytes, version: Version | None) -> tuple[Answer, Version | None]:
         """See `MarkingStore.change`."""
         if self._is_conditional():
-            return self._send(key, data, version)
+            return self.send(key, data, version)
         return weak.check_then(self, key, version, lambda: self.put(key, [[data]], len(data))), None
 
     def mark(self, version: Version) -> str | None:
         """See `MarkingStore.mark`: the ETag."""
         return bare(version.e_tag) if isinstance(version, _Version) else None
 
-    def send(self, key: str, data: bytes, version: Version | None) -> Answer:
+    def send(self, key: str, data: bytes, version: Version | None) -> tuple[Answer, Version | None]:
         """One conditional request, as it is; see `weak.Conditional`."""
-        return self._send(key, data, version)[0]
-
-    def _send(self, key: str, data: bytes, version: Version | None) -> tuple[Answer, _Version | None]:
         known = {name: value for name, value in (version or _Version(None, None))._asdict().items() if value}  # type: ignore[attr-defined]
         errors = obstore().exceptions
         try:
