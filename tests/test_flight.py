@@ -55,6 +55,18 @@ def test_any_budget_is_enough(sparse: Sparse, in_flight_nbytes: int) -> None:
     assert (back == data).all()
 
 
+@pytest.mark.parametrize(
+    ("cores", "in_flight_nbytes", "ranges"),
+    [(None, 64 * MIB, 8), (2, 64 * MIB, 8), (2, 1, 8), (2, 128 * MIB, 16), (6, 64 * MIB, 12), (64, 64 * MIB, 16)],
+)
+def test_few_cores_read_few_ranges(
+    cores: int | None, in_flight_nbytes: int, ranges: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+
+    assert ObjectStore("s3://bucket", in_flight_nbytes=in_flight_nbytes).workers == ranges
+
+
 def test_no_budget_is_an_error() -> None:
     with pytest.raises(ValueError, match="in_flight_nbytes must be at least 1, not 0"):
         ObjectStore("s3://bucket", in_flight_nbytes=0)

@@ -124,11 +124,8 @@ class FilesystemStore:
             pages = self._client.pages(where)
             return gathered(([(name.removeprefix(where), file) for name, file in page] for page in pages), most)
 
-    def send(self, key: str, data: bytes, version: Version | None) -> Answer:
+    def send(self, key: str, data: bytes | None, version: Version | None) -> tuple[Answer, Version | None]:
         """One conditional request, as it is; see `weak.Conditional`. Raises NotImplementedError where there is no such."""
-        return self._send(key, data, version)[0]
-
-    def _send(self, key: str, data: bytes | None, version: Version | None) -> tuple[Answer, Version | None]:
         if self._client is None:
             raise NotImplementedError("this file system has no conditions")
         if version is not None and not isinstance(version, str):
@@ -287,7 +284,7 @@ class FilesystemStore:
             self.is_weak = not weak.honours(self, self.url)
             self._is_tried = True
         if not self.is_weak and self._client is not None:
-            return self._send(key, data, version)
+            return self.send(key, data, version)
         change = (lambda: self.put(key, [[data]], len(data))) if data is not None else (lambda: self.delete([key]))
         return weak.check_then(self, key, version, change), None
 

@@ -11,6 +11,7 @@ The law: a name refers to a whole object, and only when the store says that it h
 """
 
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 _MIB = 1 << 20
 _WINDOW_NBYTES = 4 * _MIB
+_MOST_AT_ONCE = 16
 _SMALL_NBYTES = 256 * _MIB  # `read` is for records
 _PAGE = 1_000  # objects in an answer, or in a request
 _BATCH = 256  # requests in one of Azure
@@ -59,7 +61,7 @@ class ObjectStore:
     """
 
     window_nbytes = _WINDOW_NBYTES
-    workers = 16
+    workers = _MOST_AT_ONCE
     files_at_once = 4
 
     def __init__(self, url: str, *, in_flight_nbytes: int = IN_FLIGHT_NBYTES, **options: Any) -> None:
@@ -69,6 +71,7 @@ class ObjectStore:
         self._cloud, self._prefix, self.url = self._bucket.cloud, self._bucket.prefix, self._bucket.url
         self._sender = Sender(self, self._bucket, Budget(in_flight_nbytes))
         self._reading = Budget(in_flight_nbytes)
+        self.workers = _ranges_at_once(in_flight_nbytes, os.cpu_count() or 1)
         self.is_weak = False  # until it is tried
         self._is_tried = self._cloud.is_vendor
 
@@ -112,18 +115,15 @@ class ObjectStore:
     def change(self, key: str, data: bytes, version: Version | None) -> tuple[Answer, Version | None]:
         """See `MarkingStore.change`."""
         if self._is_conditional():
-            return self._send(key, data, version)
+            return self.send(key, data, version)
         return weak.check_then(self, key, version, lambda: self.put(key, [[data]], len(data))), None
 
     def mark(self, version: Version) -> str | None:
         """See `MarkingStore.mark`: the ETag."""
         return bare(version.e_tag) if isinstance(version, _Version) else None
 
-    def send(self, key: str, data: bytes, version: Version | None) -> Answer:
+    def send(self, key: str, data: bytes, version: Version | None) -> tuple[Answer, Version | None]:
         """One conditional request, as it is; see `weak.Conditional`."""
-        return self._send(key, data, version)[0]
-
-    def _send(self, key: str, data: bytes, version: Version | None) -> tuple[Answer, _Version | None]:
         known = {name: value for name, value in (version or _Version(None, None))._asdict().items() if value}  # type: ignore[attr-defined]
         errors = obstore().exceptions
         try:
@@ -243,7 +243,7 @@ class ObjectStore:
         if len(requests) == 1:
             self._delete(requests[0])
         elif requests:
-            with ThreadPoolExecutor(min(self.workers, len(requests))) as pool:
+            with ThreadPoolExecutor(min(_MOST_AT_ONCE, len(requests))) as pool:
                 for deleted in [pool.submit(self._delete, each) for each in requests]:
                     deleted.result()
 
@@ -318,6 +318,12 @@ class ObjectStore:
         except OSError:
             self._bucket.has_checksums = True
             raise
+
+
+def _ranges_at_once(in_flight_nbytes: int, cores: int) -> int:
+    """Sixteen; but eight for few cores, of which more threads only take, unless more is to be on its way than by default."""
+    few = max(_MOST_AT_ONCE // 2, 2 * cores)
+    return min(_MOST_AT_ONCE, max(few, in_flight_nbytes // (2 * _WINDOW_NBYTES)))
 
 
 def _head(meta: Mapping[str, Any]) -> Head:

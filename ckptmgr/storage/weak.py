@@ -25,11 +25,11 @@ _warned: set[str] = set()
 
 
 class Conditional(Protocol):
-    """A store, and its conditional put as it is: ``version`` None is for what is not there."""
+    """A store, and its conditional put as it is: ``version`` None is for what is not there. It tells the new one."""
 
     def read(self, key: str) -> tuple[bytes, Version] | None: ...
     def delete(self, keys: list[str]) -> None: ...
-    def send(self, key: str, data: bytes, version: Version | None) -> Answer: ...
+    def send(self, key: str, data: bytes, version: Version | None) -> tuple[Answer, Version | None]: ...
 
 
 def honours(store: Conditional, root: str) -> bool:
@@ -90,10 +90,8 @@ def _try(store: Conditional, root: str) -> bool:
 
 def _ask(store: Conditional, key: str) -> list[Answer]:
     """Creates twice, and replaces twice what was there first."""
-    answers = [store.send(key, data, None) for data in (b"1", b"2")]
+    answer, version = store.send(key, b"1", None)
+    answers = [answer, store.send(key, b"2", None)[0]]
     if answers != [Answer.OK, Answer.NO]:
         return answers
-    found = store.read(key)
-    if found is None:
-        return [Answer.LOST]
-    return answers + [store.send(key, data, found[1]) for data in (b"3", b"4")]
+    return answers + [store.send(key, data, version)[0] for data in (b"3", b"4")]
