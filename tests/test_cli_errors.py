@@ -85,7 +85,7 @@ def folder_of_notes(path: Path) -> None:
 def test_a_place_that_is_not_there(place: Path, line: str, name: str) -> None:
     done = call(line, name)
 
-    if line.startswith("doctor"):
+    if line.startswith("doctor") and len(name) < 256:  # a longer one is not even a name
         assert (done.exit_code, done.stdout != "") == (1, True)  # which is its answer
     elif "/" in line and done.exit_code == 0:
         assert name in ("typo", "\x1b[2J\x07new\nline", " ")  # a new folder
