@@ -70,6 +70,20 @@ def test_ls_as_json_has_everything_known_of_a_step(run: Path) -> None:
     assert Path(last["path"], "model.safetensors").exists()
 
 
+def test_ls_of_a_file_says_what_shows_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(run / "w.safetensors", {"w": np.zeros(2)})
+    monkeypatch.chdir(run)
+
+    for url in ("w.safetensors", f"file://{run}/w.safetensors"):
+        done = call("ls", url)
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert "it is a file, and 'ckptmgr show' tells" in done.stderr
+
+
+def test_ls_of_a_folder_of_runs_says_what_explains_it(run: Path) -> None:
+    assert "'ckptmgr doctor' tells why" in call("ls", run.parent).stderr
+
+
 def test_ls_of_nothing_fails_in_one_line(tmp_path: Path) -> None:
     done = call("ls", tmp_path / "typo")
 
@@ -272,6 +286,14 @@ def test_options_become_policies() -> None:
         KeepBest("acc"),
         KeepBytes(1 << 30),
     ]
+
+
+def test_unpin_of_a_pin_that_is_not_there_fails_and_names_those_that_are(run: Path) -> None:
+    done = call("unpin", run, 200, "papr")
+
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == "ckptmgr: step 200 has no pin 'papr' (it has 'paper')\n"
+    assert document("ls", run)["steps"][1]["pins"] == ["paper"]
 
 
 def test_unpin_takes_a_pin_off(run: Path) -> None:

@@ -95,6 +95,14 @@ def test_a_place_that_is_not_there(place: Path, line: str, name: str) -> None:
 
 
 @each_line
+def test_an_empty_name_is_wrong_usage_and_not_this_folder(place: Path, line: str) -> None:
+    arguments = ["" if "{}" in word else word for word in line.split()]
+
+    assert is_told(CliRunner().invoke(app, arguments), 2)
+    assert [path.name for path in place.iterdir()] == ["run"]
+
+
+@each_line
 @pytest.mark.parametrize("make", [empty, binary])
 def test_a_file_that_is_nothing(place: Path, line: str, make: Callable[[Path], None]) -> None:
     make(place / "thing")
@@ -197,6 +205,7 @@ def test_advice_is_in_words_of_the_command_line(place: Path) -> None:
     call("convert {} new.npz", "run")
 
     assert "--overwrite" in call("convert {} new.npz", "run").stderr
+    assert "say --to, one of" in call("convert {} new.foo", "run").stderr
     assert in_options("nothing (client='fsspec')") == "nothing (--storage-option client=fsspec)"
 
 

@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ import ckptmgr
 from ckptmgr import CheckpointManager
 from ckptmgr.cli.app import app
 
+ROOT = Path(__file__).parents[1]
 EVENTS = {"open", "os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir", "fcntl.flock", "os.scandir"}
 MOMENTS = 5
 LINES = {
@@ -77,6 +80,26 @@ def test_an_interrupt_leaves_nothing_half_visible_and_again_it_finishes(prepared
         assert visible(place) == expected
         shutil.rmtree(place)
     assert 130 in codes
+
+
+@pytest.mark.parametrize(("shell", "code"), [("", 130), ("trap '' INT;", 0)], ids=["heeded", "ignored, as by nohup"])
+def test_an_interrupt_while_modules_are_imported_shows_no_traceback(tmp_path: Path, shell: str, code: int) -> None:
+    module, _, function = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["ckptmgr"].partition(":")
+    script = f"import sys; from {module} import {function}; sys.exit({function}())"
+    # A module that is imported on the way, and that can be done without.
+    (tmp_path / "crc32c.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise ModuleNotFoundError")
+    paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+    done = subprocess.run(
+        ["bash", "-c", f'{shell} exec "$0" "$@"', sys.executable, "-c", script, "--version"],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (code, "")
+    assert done.stdout.startswith("ckptmgr ") is (code == 0)
 
 
 def interrupted(place: Path, arguments: list[str], moment: int | None) -> tuple[int, int, str]:

@@ -11,6 +11,7 @@ from terminals import CTRL_C, terminal
 from test_cli_commands import COMMAND
 
 from ckptmgr import CheckpointManager
+from ckptmgr.cli.output import progress
 
 CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # title, bar, bytes of bytes, bytes/s, time left
@@ -37,6 +38,18 @@ def test_a_person_sees_bytes_and_their_speed_and_the_time_left(place: Path, line
     bars = BAR.findall(CONTROLS.sub("", seen.shown))
     assert code == 0, seen.shown
     assert set(bars) == {{"cp": "copy"}.get(line.split()[0], line.split()[0])}, seen.shown
+
+
+def test_what_is_done_in_one_go_has_a_speed_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # which also says that a person is watching
+    monkeypatch.setenv("COLUMNS", "100")
+
+    with progress("copy") as tell:
+        assert tell is not None
+        tell(0, 4_000_000)
+        tell(4_000_000, 4_000_000)
+
+    assert BAR.findall(CONTROLS.sub("", capsys.readouterr().err)) != []
 
 
 @pytest.mark.parametrize("columns", [40, 200])

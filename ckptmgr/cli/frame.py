@@ -32,6 +32,8 @@ _OPTIONS = {
     "client='fsspec'": "--storage-option client=fsspec",
     "storage_options={'account_name': ...}": "--storage-option account_name=...",
     "call sweep()": "run 'ckptmgr sweep'",
+    "say to=": "say --to",
+    "open one step's folder, or use CheckpointManager": "name its own folder",
 }
 
 ANSWERS = {"diff"}  # of these, 1 is no failure

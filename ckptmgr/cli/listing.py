@@ -40,7 +40,7 @@ def list_steps(
     if as_json:
         emit_json({"run": url, "steps": [step_json(info) for info in steps]})
     elif not steps:
-        complain(f"no committed step in {url!r} with a name like {template!r}")
+        complain(f"no committed step in {url!r} with a name like {template!r}: 'ckptmgr doctor' tells why")
     else:
         titles = ("step", "saved", "size", *(HOW if is_long else ()), "backend", "metrics", "pins")
         emit_table(titles, [_row(info, is_long=is_long) for info in steps], numbers=("step", "size", *HOW))

@@ -29,7 +29,7 @@ To = Annotated[
         autocompletion=formats,
     ),
 ]
-Steps = Annotated[str, typer.Option("--steps", metavar="STEPS", help="Which: 'all', 'latest', or numbers with commas between.")]
+Steps = Annotated[str, typer.Option("--steps", "--step", metavar="STEPS", help="Which: 'all', 'latest', or numbers with commas.")]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="How many steps at a time.")]
 Processes = Annotated[bool, typer.Option("--processes", help="Processes do the work, not threads.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace other steps of the same numbers.")]

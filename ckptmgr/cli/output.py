@@ -14,8 +14,9 @@ from typing import Annotated, Any, TypeAlias
 import typer
 from rich import filesize
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, Task, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
+from rich.text import Text
 
 from ckptmgr.errors import CheckpointError
 from ckptmgr.retention import Plan
@@ -60,10 +61,20 @@ def progress(title: str) -> Iterator[Report | None]:
     if not console.is_terminal:
         yield None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), _Speed(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class _Speed(TransferSpeedColumn):
+    """Bytes a second of late; of what was done in one go, which nothing is known between, bytes a second since it began."""
+
+    def render(self, task: Task) -> Text:
+        took_s = task.finished_time or task.elapsed
+        if task.finished_speed or task.speed or not (task.completed and took_s):
+            return super().render(task)
+        return Text(f"{size(round(task.completed / took_s))}/s", style="progress.data.speed")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from ckptmgr.cli import completing, policy
 from ckptmgr.cli.output import AsJSON, complain, counted, emit, emit_json, emit_table, plan_json, plan_rows, size, usage
 from ckptmgr.cli.storing import Storage
 from ckptmgr.cli.target import DEFAULT_NAMING, RunURL, Template, run
+from ckptmgr.finding import Run
 
 Step = Annotated[
     int, typer.Argument(metavar="STEP", min=0, help="A step of the run.", show_default=False, autocompletion=completing.steps)
@@ -77,9 +78,16 @@ def unpin(
     storage: Storage = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Take a pin off a step; it stays until the next gc."""
+    """Take a pin off a step; it stays until the next gc.
+
+    Exits with 1 if the step has no such pin.
+    """
     with run(url, template, storage=storage) as manager, usage("NAME"):
+        pins = Run(manager.folder, manager.naming).find_own(step).info.pins
         manager.unpin(step, name)
+    if name not in pins:
+        complain(f"step {step} has no pin {name!r} (it has {', '.join(map(repr, sorted(pins))) or 'none'})")
+        raise typer.Exit(1)
     _emit_change(as_json, step, name, "unpinned")
 
 

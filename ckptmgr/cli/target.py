@@ -1,15 +1,17 @@
 """What a person may point at: a run, a step's folder in it, one attempt's folder, or a file of any tool."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
+from fsspec.core import split_protocol
 
 from ckptmgr import Checkpoint, CheckpointManager, KeepAll, Retention, StepNaming, open_checkpoint
 from ckptmgr.cli.completing import steps
 from ckptmgr.cli.output import Report, usage
-from ckptmgr.cli.storing import Given, storage_options
+from ckptmgr.cli.storing import Given, is_remote, storage_options
 from ckptmgr.storage import Folder, open_folder
 
 RunURL = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
@@ -48,7 +50,9 @@ def run(
     with usage("RUN"):
         listing = folder(url, options).list()
     if not listing.files and not listing.folders:
-        raise FileNotFoundError(f"no run at {url!r}: no such folder, or an empty one")
+        is_file = not is_remote(url) and os.path.isfile(split_protocol(url)[1])
+        why = "it is a file, and 'ckptmgr show' tells what is in it" if is_file else "no such folder, or an empty one"
+        raise FileNotFoundError(f"no run at {url!r}: {why}")
     return CheckpointManager(
         url, naming=naming, retention=retention or KeepAll(), progress=progress, storage_options=options or None
     )
@@ -62,6 +66,8 @@ def step_naming(template: str) -> StepNaming:
 
 def folder(url: str, options: Mapping[str, Any]) -> Folder:
     """The folder at a URL. Raises BadParameter if there is no storage of that kind, or it has no such option."""
+    if not url:  # as of a variable that a script has not set: no reason to take the folder it happens to be in
+        raise typer.BadParameter("a place has an empty name; this folder is '.'")
     with usage("--storage-option" if options else "URL"):
         try:
             return open_folder(url, options)
