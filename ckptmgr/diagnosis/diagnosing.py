@@ -23,6 +23,8 @@ from ckptmgr.naming import StepNaming
 from ckptmgr.storage import Folder, open_folder
 from ckptmgr.transfer import Progress
 
+_MOVED = ("renamed-step", "link", "other-naming")
+
 
 def diagnose(
     url: str | os.PathLike[str],
@@ -51,7 +53,7 @@ def diagnose(
         raise ValueError(f"a grace period is 0 seconds or more, not {grace_s}")
     far = None if remote is None else os.fspath(remote)
     root = open_folder(text, storage_options)
-    cures = Cures(text, naming, grace_s)
+    cures = Cures(text, naming, grace_s, storage_options or {}, remote_options or {})
     try:
         seen = look(root, naming, time.time())
     except PermissionError as error:
@@ -74,21 +76,24 @@ def _examined(
 ) -> Diagnosis:
     committed, (others, hidden) = seen.committed, foreign_steps(seen)
     wrong = wrong_files(seen)
-    wrong += damaged_files(seen, wrong, progress) if deep else []
+    if deep:
+        wrong = [each for each in wrong if each.stops] + damaged_files(seen, wrong, progress)
     far = None if remote is None else tiers.remote(remote, remote_options, seen)
-    there = frozenset(info.step for info in far.steps) if far else frozenset[int]()
     known = [*(each.info.step for each in others), *(step.step for step in committed)]
     falls_to, skips, refuses = _restored(seen, known, broken(wrong), hidden)
     placed = list(place.findings(has_steps=bool(known)))
     is_run = bool(known) or not any(finding.severity == "problem" for finding in placed)
+    records = list(Records(seen, cures, far).findings())
+    beside = list(Beside(seen, cures, others).findings(is_run=is_run))
+    is_moved = any(finding.kind in _MOVED for finding in [*placed, *records, *beside])
     findings: list[Finding] = [
         *placed,
-        *Records(seen, cures).findings(),
-        *Contents(seen, cures, remote, there).findings(wrong, falls_to),
+        *records,
+        *Contents(seen, cures, far, is_moved).findings(wrong, falls_to),
         *Leftovers(seen, cures).findings(),
-        *Beside(seen, cures, others).findings(is_run=is_run),
+        *beside,
         *Storing(seen, cures).findings(),
-        *(tiers.findings(seen, cures, far) if far else ()),
+        *(tiers.findings(seen, cures, far, {step for each in wrong for step in each.steps}) if far else ()),
     ]
     return Diagnosis(
         place.url,

@@ -58,6 +58,7 @@ __all__ = [
     "Version",
     "is_local",
     "is_marking",
+    "is_remote",
     "open_folder",
     "staging",
 ]
@@ -79,7 +80,7 @@ def open_folder(url: str | os.PathLike[str], storage_options: Mapping[str, Any] 
     """
     text, options = os.fspath(url), dict(storage_options or {})
     scheme, _ = split_protocol(text)
-    if scheme in (None, "file", "local"):
+    if not is_remote(text):
         first = text.partition(":/")[0]
         if first in known_implementations and first not in ("file", "local", text):
             clouds.split(text)  # "s3:/bucket": says what has happened to it
@@ -92,3 +93,8 @@ def open_folder(url: str | os.PathLike[str], storage_options: Mapping[str, Any] 
     if scheme not in available_protocols() or "::" in text:
         raise ValueError(f"no store for {scheme!r} URLs (supported: local paths, file://, local://, and what fsspec knows)")
     return Folder(FilesystemStore(text, **options))
+
+
+def is_remote(url: str) -> bool:
+    """Whether a URL means another storage than this machine's files."""
+    return split_protocol(url)[0] not in (None, "file", "local")
