@@ -3,6 +3,7 @@
 The law: it changes nothing. No call is made that writes, touches, or tries whether a store would be written to.
 """
 
+import errno
 import os
 import time
 from collections.abc import Mapping
@@ -58,6 +59,12 @@ def diagnose(
         seen = look(root, naming, time.time())
     except PermissionError as error:
         return _closed(text, root, error)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        found = f"nothing can be at {text!r}: {error.strerror}"
+        finding = Finding("problem", "nothing-there", found, "Restores and saves stop with that error.", "Check the path.")
+        return Diagnosis(text, root.location(), refuses=str(error.strerror), findings=(finding,))
     place = Place(text, seen, cures, storage_options)
     if place.is_empty:
         return Diagnosis(text, root.location(), findings=tuple(place.findings(has_steps=False)))
