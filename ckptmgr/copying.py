@@ -66,6 +66,7 @@ def copy(
     *,
     steps: Wanted = "all",
     overwrite: bool = False,
+    repair: bool = False,
     verify: Readback = "full",
     naming: StepNaming = StepNaming(),  # noqa: B008 - a frozen value
     src_options: Mapping[str, Any] | None = None,
@@ -77,10 +78,11 @@ def copy(
     ``steps`` are ``"all"``, ``"latest"``, a step number or several. A copy is the same step: it keeps its place in the order of
     saves, its run, time, metrics, metadata, assets, format and pins. A step that is there with the same content is passed over,
     and what an interrupted copy has written is not written again: to go on after any interruption, call this again. One step
-    that cannot be copied does not keep the others from it. ``verify`` says what of the written files is read back before the step
-    is committed: ``"full"``, every byte; ``"fast"``, sizes. ``naming`` is that of both runs; ``src_options``
-    and ``dst_options`` are for their storages. ``progress`` is called with bytes done and in all. Steps of other tools are no
-    committed steps: adopt them first.
+    that cannot be copied does not keep the others from it. With ``repair`` what is there already is looked at too, and a damaged
+    copy is replaced once a good one is there: until then it stays. ``verify`` says what of the written files is read back before
+    the step is committed, and what a repair looks at: ``"full"``, every byte; ``"fast"``, sizes. ``naming`` is that of both runs;
+    ``src_options`` and ``dst_options`` are for their storages. ``progress`` is called with bytes done and in all. Steps of other
+    tools are no committed steps: adopt them first.
 
     Raises:
         StepNotFoundError: ``src`` has no such step, or none at all.
@@ -93,7 +95,7 @@ def copy(
     chosen, failures = choose(source, steps)
     copied: list[Copied] = []
     try:
-        for each in copy_steps(source, chosen, target, overwrite=overwrite, verify=verify, progress=progress):
+        for each in copy_steps(source, chosen, target, overwrite=overwrite, repair=repair, verify=verify, progress=progress):
             if isinstance(each, Copied):
                 copied.append(each)
             else:
@@ -182,12 +184,14 @@ def copy_steps(
     target: Run,
     *,
     overwrite: bool = False,
+    repair: bool = False,
     verify: Readback = "full",
     progress: Progress | None = None,
 ) -> Iterator[Copied | NotCopied]:
     """Copies steps one after another, and tells what became of each; that one cannot be copied does not keep others from it.
 
-    ``progress`` counts the bytes of all of them. Raises OSError, from either store; what was copied stays.
+    ``repair`` is as for `copy`. ``progress`` counts the bytes of all of them. Raises OSError, from either store; what was copied
+    stays.
     """
     done, total = 0, sum(known.manifest.nbytes for known in chosen)
 
@@ -197,12 +201,33 @@ def copy_steps(
 
     for known in chosen:
         try:
-            yield copy_step(source, known, target, overwrite=overwrite, verify=verify, progress=tell)
+            if repair and (repaired := _repaired(source, known, target, verify=verify, progress=tell)):
+                yield repaired
+            else:
+                yield copy_step(source, known, target, overwrite=overwrite, verify=verify, progress=tell)
         except (CorruptCheckpointError, SaveError, StepExistsError, StepNotFoundError) as error:
             yield NotCopied(known.info.step, error)
         done += known.manifest.nbytes
         tell(0, 0)
     Hints(target).refresh()
+
+
+def _repaired(source: Run, known: Committed, target: Run, *, verify: Readback, progress: Progress) -> Copied | None:
+    """A copy in the place of a damaged one; None if there is none, or nothing is wrong with it, or it is another step."""
+    name = target.name_of(known.info.step) or target.naming.format(known.info.step, known.manifest.metadata)
+    found = look(target.folder, name, known.info.step)
+    there = found.record.manifest if isinstance(found, Found) else None
+    if there and (content(there) != content(known.manifest) or not _is_damaged(target, name, there, verify)):
+        return None
+    if not (there or (isinstance(found, Unreadable) and isinstance(found.error, CorruptCheckpointError))):
+        return None
+    instead_of = there.attempt if there else None
+    return copy_step(source, known, target, overwrite=True, instead_of=instead_of, anew=True, verify=verify, progress=progress)
+
+
+def _is_damaged(run: Run, name: str, manifest: Manifest, verify: Readback) -> bool:
+    files = files_of(run.folder, name, manifest)
+    return bool(transfer.check(files, map(_facts, manifest.files), full=verify == "full"))
 
 
 def content(manifest: Manifest) -> JSON:

@@ -39,6 +39,7 @@ USES: dict[str, list[str]] = {
     "migrate": ["run", "other", "--to", "npz"],
     "report": ["run", "-o", "page.html"],
     "gc": ["run", "--keep-last", "1", "--yes"],
+    "delete": ["run", "200", "--yes"],
     "pin": ["run", "200", "paper"],
     "unpin": ["run", "100", "kept"],
     "sweep": ["run"],

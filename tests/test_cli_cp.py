@@ -68,6 +68,43 @@ def test_cp_overwrites_only_if_asked(run: Path, tmp_path: Path) -> None:
     assert CheckpointManager(tmp_path / "copy").restore(2).state["epoch"] == 2
 
 
+@pytest.mark.parametrize("harm", ["flip", "cut", "record"])
+def test_cp_repairs_damaged_copies_if_asked(run: Path, tmp_path: Path, harm: str) -> None:
+    call("cp", run, tmp_path / "copy")
+    copy = CheckpointManager(tmp_path / "copy")
+    copy.pin(2, "paper")
+    file = Path(copy.path(2))
+    if harm == "flip":
+        damage(tmp_path / "copy", 2)
+    elif harm == "cut":
+        (file / "tree.json").unlink()
+    else:
+        (file.parent / "manifest.json").write_bytes(b"{")
+
+    done = document("cp", run, tmp_path / "copy", "--repair", *(["--fast"] if harm == "cut" else []))["steps"]
+
+    assert [step["status"] for step in done] == ["there", "copied", "there"]
+    assert call("verify", tmp_path / "copy").exit_code == 0
+    assert [info.pins for info in copy.steps()] == [set(), set() if harm == "record" else {"paper"}, set()]
+
+
+def test_cp_leaves_a_damaged_copy_until_a_good_one_is_there(run: Path, tmp_path: Path) -> None:
+    call("cp", run, tmp_path / "copy")
+    for each in (run, tmp_path / "copy"):
+        damage(each, 2)
+
+    assert call("cp", run, tmp_path / "copy", "--repair").exit_code == 1
+    assert steps(tmp_path / "copy") == [1, 2, 3]
+
+
+def test_cp_repairs_no_other_step_of_the_number(run: Path, tmp_path: Path) -> None:
+    CheckpointManager(tmp_path / "copy").save(2, state(9))
+    damage(tmp_path / "copy", 2)
+
+    assert call("cp", run, tmp_path / "copy", "--step", 2, "--repair").exit_code == 1
+    assert CheckpointManager(tmp_path / "copy").steps()[0].run != CheckpointManager(run).steps()[0].run
+
+
 def test_cp_needs_a_run_and_one_choice_of_steps(run: Path, tmp_path: Path) -> None:
     assert call("cp", tmp_path / "typo", tmp_path / "copy").exit_code == 1
     assert call("cp", run, tmp_path / "copy", "--step", 9).exit_code == 1

@@ -30,6 +30,7 @@ LINES: dict[str, list[str]] = {
     "migrate": ["{} target", "run {}/target"],
     "report": ["{}"],
     "gc": ["{} --keep-last 1 --yes"],
+    "delete": ["{} 100 --yes"],
     "pin": ["{} 100 name"],
     "unpin": ["{} 100 name"],
     "sweep": ["{}"],
@@ -178,7 +179,9 @@ def test_a_folder_that_is_forbidden(place: Path, line: str) -> None:
     assert is_told(call(line, "closed"), 1)
 
 
-@pytest.mark.parametrize("line", ["show run --step {}", "verify run --step {}", "pin run {} x", "cp run b --step {}"])
+@pytest.mark.parametrize(
+    "line", ["show run --step {}", "verify run --step {}", "delete run {} --yes", "pin run {} x", "cp run b --step {}"]
+)
 def test_an_unknown_step_names_the_nearest(place: Path, line: str) -> None:
     with CheckpointManager(place / "run") as manager:
         for step in (*range(200, 2001, 100),):

@@ -10,6 +10,7 @@ from ckptmgr.cli import (
     completion,
     convert,
     copying,
+    deleting,
     demo,
     diff,
     doctor,
@@ -58,6 +59,7 @@ app.command("report", epilog=examples("ckptmgr report run-1", "ckptmgr report ru
 app.command("gc", epilog=examples("ckptmgr gc run-1 --keep-last 3 --dry-run", "ckptmgr gc run-1 --keep-best val_loss:min"))(
     retain.collect
 )
+app.command("delete", epilog=examples("ckptmgr delete run-1 500 600", "ckptmgr delete run-1 7 --dry-run"))(deleting.delete_steps)
 app.command("pin", epilog=examples("ckptmgr pin run-1 500 paper"))(retain.pin)
 app.command("unpin", epilog=examples("ckptmgr unpin run-1 500 paper"))(retain.unpin)
 app.command("sweep", epilog=examples("ckptmgr sweep run-1", "ckptmgr sweep run-1 --grace 10m"))(retain.sweep)

@@ -6,10 +6,9 @@ Nothing but local folders is looked at, and whatever goes wrong there offers not
 import typer
 
 from ckptmgr import backend
-from ckptmgr.cli.storing import is_remote
 from ckptmgr.finding import Run
 from ckptmgr.naming import StepNaming
-from ckptmgr.storage import open_folder
+from ckptmgr.storage import is_remote, open_folder
 
 
 def steps(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:

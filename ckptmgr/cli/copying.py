@@ -27,7 +27,10 @@ Steps = Annotated[
 Latest = Annotated[bool, typer.Option("--latest", help="Copy the step that was saved last.")]
 All = Annotated[bool, typer.Option("--all", help="Copy all steps, which is done if nothing else is said.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace other steps of the same numbers.")]
-Fast = Annotated[bool, typer.Option("--fast", help="Do not read back what was written; compare its sizes only.")]
+Repair = Annotated[
+    bool, typer.Option("--repair", help="Compare also what is there with its checksums, and replace damaged copies.")
+]
+Fast = Annotated[bool, typer.Option("--fast", help="Do not read back what is written; compare sizes only.")]
 
 
 def copy(
@@ -37,6 +40,7 @@ def copy(
     latest: Latest = False,
     all_steps: All = False,
     overwrite: Overwrite = False,
+    repair: Repair = False,
     fast: Fast = False,
     template: Template = DEFAULT_NAMING,
     storage: Storage = None,
@@ -58,7 +62,7 @@ def copy(
         chosen, failed = copying.choose(source, wanted)
         ends: list[Copied | NotCopied] = [*failed]
         for end in copying.copy_steps(
-            source, chosen, target, overwrite=overwrite, verify="fast" if fast else "full", progress=shown
+            source, chosen, target, overwrite=overwrite, repair=repair, verify="fast" if fast else "full", progress=shown
         ):
             ends.append(end)
             if not as_json:

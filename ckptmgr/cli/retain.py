@@ -1,12 +1,12 @@
 """What stays and what goes: ``ckptmgr gc``, ``pin``, ``unpin`` and ``sweep``."""
 
-import sys
 from typing import Annotated
 
 import typer
 
 from ckptmgr.cli import completing, policy
-from ckptmgr.cli.output import AsJSON, complain, counted, emit, emit_json, emit_table, plan_json, plan_rows, size, usage
+from ckptmgr.cli.asking import Yes, confirm
+from ckptmgr.cli.output import AsJSON, counted, emit, emit_json, emit_table, plan_json, plan_rows, size, usage
 from ckptmgr.cli.storing import Storage
 from ckptmgr.cli.target import DEFAULT_NAMING, RunURL, Template, run
 from ckptmgr.finding import Run
@@ -16,8 +16,11 @@ Step = Annotated[
 ]
 PinName = Annotated[str, typer.Argument(metavar="NAME", help="Why the step stays.", show_default=False)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and delete nothing.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 Grace = Annotated[str, typer.Option("--grace", metavar="TIME", help="Leave what showed signs of life in this time.")]
+EmptyRecords = Annotated[
+    bool,
+    typer.Option("--empty-records", help="Also remove empty records where the storage has no safe way; only if nobody saves."),
+]
 
 
 def collect(  # one option a policy
@@ -47,7 +50,7 @@ def collect(  # one option a policy
             if others := sum(info.is_foreign for info in manager.steps()):
                 emit(f"left alone, of other tools: {counted(others, 'step')}")
         if not dry_run and plan.dropped:
-            _confirm(f"Delete {len(plan.dropped)} of {len(plan)} steps?", yes)
+            confirm(f"Delete {len(plan.dropped)} of {len(plan)} steps?", yes)
             # The steps are read anew and may have changed while somebody read the question.
             plan = manager.collect()
     if as_json:
@@ -94,6 +97,7 @@ def unpin(
 def sweep(
     url: RunURL,
     grace: Grace = "1h",
+    empty_records: EmptyRecords = False,
     template: Template = DEFAULT_NAMING,
     storage: Storage = None,
     as_json: AsJSON = False,
@@ -105,7 +109,7 @@ def sweep(
     with usage("--grace"):
         period = policy.duration(grace)
     with run(url, template, storage=storage) as manager:
-        swept = manager.sweep(grace=period)
+        swept = manager.sweep(grace=period, empty_records=empty_records)
     if as_json:
         removed = {"files": swept.files, "nbytes": swept.nbytes, "claims": swept.claims, "uploads": swept.uploads}
         damaged = [{"name": step.name, "message": str(step.error)} for step in swept.unreadable]
@@ -117,17 +121,6 @@ def sweep(
             emit(f"left alone, not ours: {name}")
         for step in swept.unreadable:
             emit(f"left alone, damaged: {step.error}")
-
-
-def _confirm(question: str, yes: bool) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise typer.BadParameter("nobody is there to ask: pass --yes to delete, or --dry-run to look", param_hint="--yes")
-    print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        complain("nothing was deleted")
-        raise typer.Exit(1)
 
 
 def _emit_change(as_json: bool, step: int, name: str, change: str) -> None:

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeAlias
 
 import typer
-from fsspec.core import split_protocol
 
 from ckptmgr.cli.output import usage
+from ckptmgr.storage import is_remote
 
 Given: TypeAlias = Sequence[str] | Mapping[str, Any] | None  # options as they were typed, or as they are meant
 
@@ -53,11 +53,6 @@ def options_of_both(source: str, target: str, given: Given, more: Given) -> tupl
     remote = [url for url in (source, target) if is_remote(url)]
     for_source, for_target = (options if url in remote or not remote else {} for url in (source, target))
     return for_source, {**for_target, **storage_options(more, "--target-option")}
-
-
-def is_remote(url: str) -> bool:
-    """Whether a URL means another storage than this machine's files."""
-    return split_protocol(url)[0] not in (None, "file", "local")
 
 
 def _value(text: str) -> Any:

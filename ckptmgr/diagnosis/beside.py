@@ -58,7 +58,7 @@ class Beside:
         )
         if flat:
             found = f"{steps(flat)}: written by another tool, beside the steps of this run"
-            commands = (self.cures.call("adopt()"),)
+            commands = (self.cures.command("adopt"),)
             heals = "Nothing needs to be done. To make them steps of this run, adopt them."
             yield Finding("note", "foreign-step", found, means, heals, commands, step=flat[-1])
         if inside:
@@ -79,7 +79,7 @@ class Beside:
                 )
                 means = "Nothing is lost: the adoption was interrupted after its commit, and the bytes are there twice."
                 heals = "To adopt again compares them, and removes what is the same."
-                commands = (self.cures.call(f"adopt({step.step})"),)
+                commands = (self.cures.command("adopt", "--step", step.step),)
                 yield Finding("warning", "half-adopted", found, means, heals, commands, step=step.step, file=same[0].name)
 
     def _hints(self) -> Iterator[Finding]:
@@ -109,6 +109,8 @@ class Beside:
             # Whoever made the link may have meant anything by it: only what looks like a step, and only a copy of that.
             is_ours = os.path.isfile(os.path.join(target, MANIFEST)) or (name in files and os.path.isfile(target))
             commands = (*shell("rm", where(name)), *shell("cp", "-a", target, where(name))) if is_ours else ()
+            if is_ours and os.path.dirname(target) == os.path.realpath(where()):
+                heals, commands = "It leads to another step of this run: take it away.", shell("rm", where(name))
             step = self.look.naming.parse(name.partition("/")[0])
             yield Finding("problem", "link", found, means, heals, commands, step=step, file=name)
 

@@ -3,6 +3,7 @@
 The law: it changes nothing. No call is made that writes, touches, or tries whether a store would be written to.
 """
 
+import errno
 import os
 import time
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ from ckptmgr.errors import CorruptCheckpointError
 from ckptmgr.naming import StepNaming
 from ckptmgr.storage import Folder, open_folder
 from ckptmgr.transfer import Progress
+
+_MOVED = ("renamed-step", "link", "other-naming")
 
 
 def diagnose(
@@ -52,11 +55,17 @@ def diagnose(
         raise ValueError(f"a grace period is 0 seconds or more, not {grace_s}")
     far = None if remote is None else os.fspath(remote)
     root = open_folder(text, storage_options)
-    cures = Cures(text, naming, grace_s)
+    cures = Cures(text, naming, grace_s, storage_options or {}, remote_options or {})
     try:
         seen = look(root, naming, time.time())
     except PermissionError as error:
         return _closed(text, root, error)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        found = f"nothing can be at {text!r}: {error.strerror}"
+        finding = Finding("problem", "nothing-there", found, "Restores and saves stop with that error.", "Check the path.")
+        return Diagnosis(text, root.location(), refuses=str(error.strerror), findings=(finding,))
     place = Place(text, seen, cures, storage_options)
     if place.is_empty:
         return Diagnosis(text, root.location(), findings=tuple(place.findings(has_steps=False)))
@@ -75,21 +84,24 @@ def _examined(
 ) -> Diagnosis:
     committed, (others, hidden) = seen.committed, foreign_steps(seen)
     wrong = wrong_files(seen)
-    wrong += damaged_files(seen, wrong, progress) if deep else []
+    if deep:
+        wrong = [each for each in wrong if each.stops] + damaged_files(seen, wrong, progress)
     far = None if remote is None else tiers.remote(remote, remote_options, seen)
-    there = frozenset(info.step for info in far.steps) if far else frozenset[int]()
     known = [*(each.info.step for each in others), *(step.step for step in committed)]
     falls_to, skips, refuses = _restored(seen, known, broken(wrong), hidden)
     placed = list(place.findings(has_steps=bool(known)))
     is_run = bool(known) or not any(finding.severity == "problem" for finding in placed)
+    records = list(Records(seen, cures, far).findings())
+    beside = list(Beside(seen, cures, others).findings(is_run=is_run))
+    is_moved = any(finding.kind in _MOVED for finding in [*placed, *records, *beside])
     findings: list[Finding] = [
         *placed,
-        *Records(seen, cures).findings(),
-        *Contents(seen, cures, remote, there).findings(wrong, falls_to),
+        *records,
+        *Contents(seen, cures, far, is_moved).findings(wrong, falls_to),
         *Leftovers(seen, cures).findings(),
-        *Beside(seen, cures, others).findings(is_run=is_run),
+        *beside,
         *Storing(seen, cures).findings(),
-        *(tiers.findings(seen, cures, far) if far else ()),
+        *(tiers.findings(seen, cures, far, {step for each in wrong for step in each.steps}) if far else ()),
     ]
     return Diagnosis(
         place.url,

@@ -3,7 +3,9 @@
 The law: what is told here to be swept, a sweep with the same grace period removes; and what may be a save in progress is a note.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -15,7 +17,7 @@ from ckptmgr.diagnosis.words import aged, at, counted, sized, written_by
 from ckptmgr.errors import shown
 from ckptmgr.manifest import folder_name
 from ckptmgr.record import Claim, Hold, Record
-from ckptmgr.storage import Head
+from ckptmgr.storage import Head, PosixStore
 from ckptmgr.storage.weak import is_probe
 
 _SAVE_OR_COPY = {True: "copy", False: "save"}
@@ -72,7 +74,17 @@ class Leftovers:
             else:
                 means = "An interrupted save or deletion has left it. Nothing will ever read it."
             finding = Finding("warning", "unnamed-attempt", found, means, step=step.step, file=place)
-            yield self._judged(finding, _signs(files or {}, uploads))
+            if not (files or uploads) and self._has_others(place):
+                means = "ckptmgr has made the folder, and others have put folders, links or pipes into it, which it leaves alone."
+                yield replace(finding, severity="note", means=means, heals="Remove it, if nobody needs them.")
+            else:
+                yield self._judged(finding, _signs(files or {}, uploads))
+
+    def _has_others(self, place: str) -> bool:
+        """Whether anything is in an attempt's folder without files, so that a sweep cannot remove it."""
+        with suppress(OSError):
+            return isinstance(self.look.root.store, PosixStore) and bool(os.listdir(self.look.root.location(place)))
+        return False
 
     def _judged(self, finding: Finding, signs: Iterable[float], also: str = "") -> Finding:
         """A warning once no sign of life is younger than the grace period, and a note until then."""
@@ -107,7 +119,7 @@ class Leftovers:
             found = f"step {step.step}: pinned ({', '.join(sorted(record.pins)[:5])[:200]}), and there is no such step"
             means = "Nothing is lost by it: an interrupted copy has left its pins. The next save of that number would be pinned."
             has_remove = self.look.root.store.has_remove
-            command = self.cures.sweep() if has_remove else self.cures.call("sweep(empty_records=True)")
+            command = self.cures.sweep() if has_remove else self.cures.sweep("--empty-records")
             heals = "sweep removes the record." + ("" if has_remove else " While nobody is saving: this store has no other way.")
             yield Finding("warning", "pin-of-no-step", found, means, heals, (command,), step=step.step, file=step.name)
 

@@ -61,6 +61,9 @@ class Place:
             found = f"{self.url!r} is a file, and no run"
             means = "A run is a folder, with a folder for each step. A single checkpoint is looked at by other commands."
             return Finding("problem", "not-a-run", found, means, "Look at it as a checkpoint.", self._as_checkpoint)
+        if listing and name in listing.folders:
+            found, means = f"{self.url!r} is an empty folder", "A restore starts from scratch: nothing has been saved there yet."
+            return Finding("problem", "nothing-there", found, means, "Check the path, if steps should be there.")
         found = f"nothing is at {self.url!r}"
         near = difflib.get_close_matches(name, listing.folders, 3) if listing else []
         means = "A restore starts from scratch: is the name right, and has anything been saved yet?"
@@ -95,7 +98,7 @@ class Place:
                 else "A restore finds no step, and starts from scratch."
             )
             heals = f"Look with their naming; in the program: naming=StepNaming({template!r})."
-            commands = (Cures(self.url, StepNaming(template)).command("doctor"),)
+            commands = (self.cures.of(self.url, StepNaming(template)).command("doctor"),)
             severity = "warning" if has_steps else "problem"
             yield Finding(severity, "other-naming", text, means, heals, commands, file=names[-1])  # type: ignore[arg-type]
 
@@ -129,7 +132,7 @@ class Place:
         return tuple(self.cures.command(name, has_naming=False) for name in ("show", "verify"))
 
     def _doctor(self, url: str) -> str:
-        return Cures(url, self.look.naming).command("doctor")
+        return self.cures.of(url).command("doctor")
 
 
 def _step_in(root: Folder, name: str) -> int | None:

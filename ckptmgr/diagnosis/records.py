@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from ckptmgr.diagnosis.cures import Cures, pip, shell
 from ckptmgr.diagnosis.findings import Finding
 from ckptmgr.diagnosis.looking import Look, StepFolder, record_at
+from ckptmgr.diagnosis.tiers import Remote
 from ckptmgr.errors import CorruptCheckpointError, FormatVersionError
 from ckptmgr.manifest import MANIFEST, Manifest
 from ckptmgr.storage import PosixStore
@@ -21,6 +22,7 @@ class Records:
 
     look: Look
     cures: Cures
+    far: Remote | None = None
 
     def findings(self) -> Iterator[Finding]:
         """One for each record that cannot be read, and for steps of which there are two."""
@@ -52,10 +54,14 @@ class Records:
         found = f"step {step.step}: the folder {step.name!r} has the record of step {manifest.step}: it was renamed or copied"
         right = self._free_name(manifest)
         place = f"{step.name}/{MANIFEST}"
-        if right is None:
+        commands: tuple[str, ...] = ()
+        if self._is_copy(manifest):
             means = f"Nothing is lost if step {manifest.step} is whole. A restore warns of this folder, and passes it over."
-            heals = f"If it is a copy of step {manifest.step}, which is there: take it out."
-            commands: tuple[str, ...] = (self.cures.delete(step.step), self.cures.sweep())
+            heals = f"It is a copy of step {manifest.step}, which is there: take it out."
+            commands = () if self._is_beside(step) else (self.cures.delete(step.step), self.cures.sweep())
+        elif right is None:
+            means = f"Step {manifest.step} is not found under this name. A restore warns of it, and passes it over."
+            heals = "Its own name is taken by another folder: give that one its own name first, then this one. Delete neither."
         else:
             means = f"Step {manifest.step} is not found under this name. A restore warns of it, and passes it over."
             heals = "Give the folder its name again."
@@ -85,10 +91,23 @@ class Records:
             "Bring manifest.json back from a copy of the run, if there is one. Else take the step out; a later sweep removes its "
             "files. Their tensors can still be read: `ckptmgr show` takes the folder a-..."
         )
+        commands: tuple[str, ...] = (self.cures.delete(step.step),)
+        if self._is_beside(step):
+            means = f"Step {step.step} is whole, in another folder. Restores without a step warn of this one, and pass it over."
+            heals, commands = f"Move the folder {step.name!r} out of the run.", ()
+        elif self.far and self.far.has(step):
+            heals = f"Copy the step from {self.far.url!r}; a later sweep removes the files that are here."
+            commands = (self.cures.repair(self.far.url, [step.step]),)
         place = f"{step.name}/{MANIFEST}"
-        return Finding(
-            "problem", "damaged-record", found, means, heals, (self.cures.delete(step.step),), step=step.step, file=place
-        )
+        return Finding("problem", "damaged-record", found, means, heals, commands, step=step.step, file=place)
+
+    def _is_copy(self, manifest: Manifest) -> bool:
+        """Whether the very same save is in its own place."""
+        return any(each.manifest and each.manifest.attempt == manifest.attempt for each in self.look.committed)
+
+    def _is_beside(self, step: StepFolder) -> bool:
+        """Whether another folder has the step of that number: to delete it would take both."""
+        return any(each.step == step.step for each in self.look.committed)
 
     def _closed(self, step: StepFolder, error: OSError) -> Finding:
         """A step whose record can be read, and whose files cannot be listed."""

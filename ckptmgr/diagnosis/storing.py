@@ -65,9 +65,15 @@ class Storing:
             heals = "Nothing, if this user only restores. Else give the permission" + (
                 ", or mount it for writing." * read_only or "."
             )
-            yield Finding("note", "not-writable", found, means, heals, () if read_only else shell("chmod", "u+rwx", where))
+            is_mine = os.stat(where).st_uid == os.geteuid() and not read_only
+            yield Finding("note", "not-writable", found, means, heals, shell("chmod", "u+rwx", where) if is_mine else ())
         lock = os.path.join(where, LOCK)
-        if os.path.lexists(lock):
+        if os.path.isdir(lock) or os.path.islink(lock):
+            found = f"{lock!r} is a {'link' if os.path.islink(lock) else 'folder'}, and should be the run's lock file"
+            means = "Restores work. Saves, pins, deletions and sweeps fail."
+            commands = shell("rm" if os.path.islink(lock) else "rmdir", lock)
+            yield Finding("problem", "lock", found, means, "Take it away: it is made anew.", commands, file=LOCK)
+        elif os.path.lexists(lock):
             yield from self._lock(lock)
 
     def _lock(self, lock: str) -> Iterator[Finding]:
@@ -76,7 +82,7 @@ class Storing:
         except OSError as error:
             found = f"the lock file {lock!r} cannot be opened: {error.strerror}"
             means = "Restores work. Saves, pins, deletions and sweeps from here fail."
-            commands = shell("chmod", "a+r", lock) if error.errno == errno.EACCES else shell("rm", lock)
+            commands = shell("chmod", "a+r", lock) if error.errno == errno.EACCES else ()
             yield Finding("warning", "lock", found, means, "Give this user the right to read it.", commands, file=LOCK)
             return
         try:

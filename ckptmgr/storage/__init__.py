@@ -59,6 +59,7 @@ __all__ = [
     "Version",
     "is_local",
     "is_marking",
+    "is_remote",
     "open_folder",
     "staging",
 ]
@@ -80,7 +81,7 @@ def open_folder(url: str | os.PathLike[str], storage_options: Mapping[str, Any] 
     """
     text, options = os.fspath(url), dict(storage_options or {})
     scheme, _ = split_protocol(text)
-    if scheme in (None, "file", "local"):
+    if not is_remote(text):
         first = text.partition(":/")[0]
         if first in known_implementations and first not in ("file", "local", text):
             clouds.split(text)  # "s3:/bucket": says what has happened to it
@@ -101,3 +102,8 @@ def _local(path: str, options: Mapping[str, Any]) -> PosixStore:
         text = f"unknown storage_options for a local folder: {', '.join(sorted(unknown))}"
         raise TypeError(f"{text} (there are {', '.join(sorted(known))})")
     return PosixStore(path, **options)
+
+
+def is_remote(url: str) -> bool:
+    """Whether a URL means another storage than this machine's files."""
+    return split_protocol(url)[0] not in (None, "file", "local")
