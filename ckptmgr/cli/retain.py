@@ -6,7 +6,7 @@ import typer
 
 from ckptmgr.cli import completing, policy
 from ckptmgr.cli.asking import Yes, confirm
-from ckptmgr.cli.output import AsJSON, counted, emit, emit_json, emit_table, plan_json, plan_rows, size, usage
+from ckptmgr.cli.output import AsJSON, complain, counted, emit, emit_json, emit_table, plan_json, plan_rows, size, usage
 from ckptmgr.cli.storing import Storage
 from ckptmgr.cli.target import DEFAULT_NAMING, RunURL, Template, run
 from ckptmgr.finding import Run

@@ -11,8 +11,8 @@ from fsspec.core import split_protocol
 from ckptmgr import Checkpoint, CheckpointManager, KeepAll, Retention, StepNaming, open_checkpoint
 from ckptmgr.cli.completing import steps
 from ckptmgr.cli.output import Report, usage
-from ckptmgr.cli.storing import Given, is_remote, storage_options
-from ckptmgr.storage import Folder, open_folder
+from ckptmgr.cli.storing import Given, storage_options
+from ckptmgr.storage import Folder, is_remote, open_folder
 
 RunURL = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
 TargetURL = Annotated[
