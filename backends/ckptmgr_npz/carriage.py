@@ -33,7 +33,7 @@ class Carriage:
         return bool(self.metadata or self.aliases or self.dtypes or self.files != (1, 1))
 
     def encode(self) -> bytes:
-        """The member's bytes. Raises ValueError for metadata that is no JSON."""
+        """The member's bytes. Raises ValueError for metadata that is no JSON, or more than is read."""
         fields = {
             "version": _VERSION,
             "files": list(self.files),
@@ -43,9 +43,14 @@ class Carriage:
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
         }
         try:
-            return json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
+            data = json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"the metadata is no JSON: {error}") from error
+        if len(data) > MAX_NBYTES:
+            raise ValueError(
+                f"names, metadata and plain values of {len(data)} bytes are more than the {MAX_NBYTES} that are read"
+            )
+        return data
 
 
 def decode(data: bytes, origin: Origin) -> Carriage:

@@ -35,7 +35,7 @@ class Carriage:
         """The string as it is stored.
 
         Raises:
-            ValueError: metadata that is no JSON.
+            ValueError: metadata that is no JSON, or larger than is read.
         """
         fields = {
             "version": _VERSION,
@@ -45,9 +45,14 @@ class Carriage:
             "added": list(self.added),
         }
         try:
-            return json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
+            data = json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"the metadata is no JSON: {error}") from error
+        if len(data) > MAX_NBYTES:
+            raise ValueError(
+                f"names, metadata and plain values of {len(data)} bytes are more than the {MAX_NBYTES} that are read"
+            )
+        return data
 
 
 def decode(stored: bytes, origin: Origin) -> Carriage:

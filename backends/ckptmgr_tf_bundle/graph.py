@@ -59,8 +59,10 @@ class Graph(NamedTuple):
     slots: dict[int, tuple[int, int, str]]
 
 
-def from_graph(graph: bytes, keys: Sequence[str], origin: Origin) -> Names:
+def from_graph(graph: bytes, keys: Sequence[str], origin: Origin, *, beside: int = 0) -> Names:
     """Names of the tensors with these keys, by the shortest path that leads to each, as TensorFlow makes the keys.
+
+    The bundle may have entries ``beside`` them, as plain values are: they add to how large a graph may be.
 
     Slot variables are named by their variable and optimizer. Keys that the graph does not mention, as those of lookup
     tables and iterators, are named by what they say themselves. Each further reference to a variable gives it an alias,
@@ -70,7 +72,7 @@ def from_graph(graph: bytes, keys: Sequence[str], origin: Origin) -> Names:
         CorruptCheckpointError: it is no object graph, refers to objects that are not there, or is too large for the keys.
     """
     try:
-        return name_all(walk(graph, len(keys)), keys)
+        return name_all(walk(graph, len(keys) + beside), keys)
     except GraphError as error:
         raise origin.corrupt(f"its object graph {error}") from error
 

@@ -32,7 +32,7 @@ def open_source(bundle: Bundle, origin: Origin, naming: Naming) -> BundleSource:
         )
     carried = carried or Carriage()
     hidden = {GRAPH_KEY, carriage.KEY, *carried.added}
-    names = _names(bundle, [key for key in keys if key not in hidden], origin)
+    names = _names(bundle, [key for key in keys if key not in hidden], origin, len(hidden & {*keys}))
     final = {name: carried.names.get(key, name) for name, key in names.keys.items()}
     if len(set(final.values())) < len(final):
         raise origin.corrupt("two tensors have one name", carriage.KEY)
@@ -52,11 +52,12 @@ def open_source(bundle: Bundle, origin: Origin, naming: Naming) -> BundleSource:
     )
 
 
-def _names(bundle: Bundle, keys: list[str], origin: Origin) -> graph.Names:
+def _names(bundle: Bundle, keys: list[str], origin: Origin, beside: int) -> graph.Names:
     if GRAPH_KEY not in bundle.specs:
         return graph.from_keys(keys)
     try:
-        return graph.from_graph(_string(bundle, GRAPH_KEY, origin, graph.max_nbytes(len(keys))), keys, origin)
+        most = graph.max_nbytes(len(keys) + beside)
+        return graph.from_graph(_string(bundle, GRAPH_KEY, origin, most), keys, origin, beside=beside)
     except CorruptCheckpointError as error:
         error.add_note("its tensors can still be read by their keys: open it with backend=TFBundleBackend(names='keys')")
         raise
