@@ -51,8 +51,8 @@ def convert(
     overwrite: bool = False,
     backend: str | Backend | None = None,
     max_file_nbytes: int | None = None,
-    source_options: Mapping[str, Any] | None = None,
-    storage_options: Mapping[str, Any] | None = None,
+    src_options: Mapping[str, Any] | None = None,
+    dst_options: Mapping[str, Any] | None = None,
     budget: int = BUDGET_NBYTES,
     progress: Progress | None = None,
 ) -> ConvertReport:
@@ -72,7 +72,7 @@ def convert(
         overwrite: whether a checkpoint at ``dst`` may be replaced.
         backend: the format of ``src``, where its content does not tell.
         max_file_nbytes: most tensor bytes in one file.
-        source_options: storage options of ``src``; ``storage_options``: of ``dst``.
+        src_options: storage options of ``src``; ``dst_options``: of ``dst``.
         budget: bytes of tensors in memory at a time, 64 MiB by default. A tensor that only its format's reader can decode, and
             only as a whole, and strings come on top of it.
         progress: called as ``progress(bytes_done, bytes_total)`` while bytes move; a manager calls its own.
@@ -93,9 +93,9 @@ def convert(
     with ExitStack() as stack:
         opened = src
         if not isinstance(opened, Checkpoint):
-            opened = stack.enter_context(open_checkpoint(opened, backend=backend, storage_options=source_options))
+            opened = stack.enter_context(open_checkpoint(opened, backend=backend, storage_options=src_options))
         stack.enter_context(opened.explained())
-        place = _place(dst, to, step, storage_options, progress, max_file_nbytes)
+        place = _place(dst, to, step, dst_options, progress, max_file_nbytes)
         take = _taken_for_keras if step is None and kerasfiles.is_form(place.backend) else taken
         job = Job(opened, place, rules_of(rename, select, cast), take)
         return job.run(overwrite=overwrite, max_file_nbytes=max_file_nbytes, budget=budget, progress=progress)

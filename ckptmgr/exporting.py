@@ -56,8 +56,8 @@ def export(
     max_shard_size: int | str | None = None,
     overwrite: bool = False,
     naming: StepNaming = DEFAULT_NAMING,
-    source_options: Mapping[str, Any] | None = None,
-    storage_options: Mapping[str, Any] | None = None,
+    src_options: Mapping[str, Any] | None = None,
+    dst_options: Mapping[str, Any] | None = None,
     budget: int = BUDGET_NBYTES,
     progress: Progress | None = None,
 ) -> ConvertReport:
@@ -85,7 +85,7 @@ def export(
             ``hf`` and ``torch``.
         overwrite: whether files of these names may be replaced.
         naming: how the run ``src`` names its steps.
-        source_options: storage options of ``src``; ``storage_options``: of ``dst``.
+        src_options: storage options of ``src``; ``dst_options``: of ``dst``.
         budget, progress: as in `convert`.
 
     What is written is compared with the checksums of ``src`` before it appears, and appears whole, as with `convert`. Tied
@@ -102,7 +102,7 @@ def export(
     if to not in TOOLS:
         raise ValueError(f"to={to!r} is none of the tools that are known: {shown(TOOLS)}")
     with ExitStack() as stack:
-        opened = stack.enter_context(_opened(src, step, naming, source_options)) if not isinstance(src, Checkpoint) else src
+        opened = stack.enter_context(_opened(src, step, naming, src_options)) if not isinstance(src, Checkpoint) else src
         if opened is src and step is not None:
             raise ValueError("an open checkpoint is one step already: leave out step=")
         stack.enter_context(opened.explained())
@@ -112,7 +112,7 @@ def export(
         part = taking.part()
         bags, unread = taking.with_neighbours(bags, unread)
         made = taking.form(bags, max_shard_size)
-        backend, folder, stem = made.place(dst, storage_options)
+        backend, folder, stem = made.place(dst, dst_options)
         _refuse_run(folder)
         beside = {name: data for name, data in (made.beside or {}).items() if not _is_there(folder, name, data)}
         place = Place(backend, folder, stem, beside=beside)

@@ -24,9 +24,9 @@ def test_a_bucket_may_be_either_side(tmp_path: Path, s3_server: S3, to: str) -> 
     url, given = f"s3://test-bucket{tmp_path}", options(s3_server)
     ckptmgr.save(tmp_path / "a.safetensors", STATE)
 
-    convert(tmp_path / "a.safetensors", f"{url}/there/", to=to, storage_options=given)
-    convert(f"{url}/there", f"{url}/run", to="safetensors", step=3, source_options=given, storage_options=given)
-    report = convert(f"{url}/there", tmp_path / "back.safetensors", source_options=given)
+    convert(tmp_path / "a.safetensors", f"{url}/there/", to=to, dst_options=given)
+    convert(f"{url}/there", f"{url}/run", to="safetensors", step=3, src_options=given, dst_options=given)
+    report = convert(f"{url}/there", tmp_path / "back.safetensors", src_options=given)
 
     for found in (
         ckptmgr.load(tmp_path / "back.safetensors"),
@@ -49,7 +49,7 @@ def told(done, total):
         print("half", flush=True)
         threading.Event().wait()
 convert({str(tmp_path / "a.safetensors")!r}, {f"{url}/{where}"!r}, to="npz", step={5 if where == "run" else None},
-        storage_options={given!r}, progress=told)
+        dst_options={given!r}, progress=told)
 """
     converting = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
     assert converting.stdout is not None
@@ -63,4 +63,4 @@ convert({str(tmp_path / "a.safetensors")!r}, {f"{url}/{where}"!r}, to="npz", ste
         assert manager.steps() == []
     else:
         assert open_folder(f"{url}/new", given).list().files == {}
-    convert(tmp_path / "a.safetensors", f"{url}/{where}", to="npz", step=5 if where == "run" else None, storage_options=given)
+    convert(tmp_path / "a.safetensors", f"{url}/{where}", to="npz", step=5 if where == "run" else None, dst_options=given)

@@ -83,7 +83,7 @@ def convert_checkpoint(
             select=select or None,
             cast=dtypes or None,
             overwrite=overwrite,
-            storage_options=options if step is None and options else None,
+            dst_options=options if step is None and options else None,
             progress=shown,
         )
     if as_json:

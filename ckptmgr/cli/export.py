@@ -65,7 +65,7 @@ def export_step(
             cast=dtypes or None,
             max_shard_size=shard,
             overwrite=overwrite,
-            storage_options=options or None,
+            dst_options=options or None,
             progress=shown,
         )
     if as_json:
