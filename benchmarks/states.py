@@ -14,14 +14,17 @@ State = dict[str, np.ndarray]
 
 
 def transformer(nbytes: int, *, seed: int = 0) -> State:
-    """About ``nbytes`` of bfloat16: an embedding, and layers of four square, two wide and one small tensor each."""
+    """About ``nbytes`` of bfloat16: an embedding, and layers of four square, two wide and one small tensor each.
+
+    256 MiB are some 150 tensors.
+    """
     rng = np.random.default_rng(seed)
     return {name: rng.integers(0, 1 << 16, shape, np.uint16).view(ml_dtypes.bfloat16) for name, shape in shapes(nbytes).items()}
 
 
 def shapes(nbytes: int) -> dict[str, tuple[int, ...]]:
     """The shapes of `transformer`."""
-    width = max(int((nbytes / 2 / 24 / 12) ** 0.5) // 64 * 64, 64)
+    width = max(round((nbytes / 2 / 24 / 12) ** 0.5 / 64) * 64, 64)
     found: dict[str, tuple[int, ...]] = {"embedding": (8 * width, width)}
     layer = 0
     while sum(2 * int(np.prod(shape)) for shape in found.values()) < nbytes:
