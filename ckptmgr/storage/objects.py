@@ -138,7 +138,7 @@ class ObjectStore:
                 raise said from error
             logger.warning("it is not known whether a change was made: %s", said)
             return Answer.LOST, None
-        return Answer.OK, _Version(made["e_tag"], made["version"])
+        return Answer.OK, _Version(made["e_tag"], made["version"]) if made["e_tag"] or made["version"] else None
 
     def read(self, key: str) -> tuple[bytes, Version] | None:
         """See `Store.read`. Raises OSError (EFBIG) if the object is not small at all (256 MiB)."""

@@ -25,7 +25,7 @@ _warned: set[str] = set()
 
 
 class Conditional(Protocol):
-    """A store, and its conditional put as it is: ``version`` None is for what is not there. It tells the new one."""
+    """A store, and its conditional put as it is: ``version`` None is for what is not there. It tells the new one, if it can."""
 
     def read(self, key: str) -> tuple[bytes, Version] | None: ...
     def delete(self, keys: list[str]) -> None: ...
@@ -94,4 +94,9 @@ def _ask(store: Conditional, key: str) -> list[Answer]:
     answers = [answer, store.send(key, b"2", None)[0]]
     if answers != [Answer.OK, Answer.NO]:
         return answers
+    if version is None:
+        found = store.read(key)
+        if found is None:
+            return [Answer.LOST]
+        version = found[1]
     return answers + [store.send(key, data, version)[0] for data in (b"3", b"4")]
