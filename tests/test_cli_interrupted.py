@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from typer.testing import CliRunner
 import ckptmgr
 from ckptmgr import CheckpointManager
 from ckptmgr.cli.app import app
+from ckptmgr.cli.demo import images
+from ckptmgr.cli.interrupting import uninterrupted
 
 ROOT = Path(__file__).parents[1]
 EVENTS = {"open", "os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir", "fcntl.flock", "os.scandir"}
@@ -100,6 +103,49 @@ def test_an_interrupt_while_modules_are_imported_shows_no_traceback(tmp_path: Pa
 
     assert (done.returncode, done.stderr) == (code, "")
     assert done.stdout.startswith("ckptmgr ") is (code == 0)
+
+
+def test_what_a_command_starts_is_known_before_an_interrupt_comes_and_never_gets_it() -> None:
+    started: list[subprocess.Popen[str]] = []
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(int).result()  # a thread that the signal can go to
+        with pytest.raises(KeyboardInterrupt):
+            start_one(started)
+
+    assert started[0].communicate()[0] == "True\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+
+
+def start_one(started: list[subprocess.Popen[str]]) -> None:
+    """Starts a process that says whether it is deaf to SIGINT, which comes before that."""
+    says = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, set()))"
+    with uninterrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+        started.append(subprocess.Popen([sys.executable, "-c", says], stdout=subprocess.PIPE, text=True))
+
+
+def test_a_process_that_is_to_ignore_interrupts_ignores_those_that_come_while_it_starts_another() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with uninterrupted():
+            os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_the_demo_s_training_ends_without_a_word_when_nobody_listens(tmp_path: Path) -> None:
+    data = tmp_path / "digits.safetensors"
+    ckptmgr.save(data, images())
+    listens, tells = os.pipe()
+    os.close(listens)
+
+    training = [sys.executable, "-c", "from ckptmgr.cli.digits import main; main()", tmp_path / "run", data, "400"]
+    done = subprocess.run(training, stdout=tells, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(tells)
+
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def interrupted(place: Path, arguments: list[str], moment: int | None) -> tuple[int, int, str]:

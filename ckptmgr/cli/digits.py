@@ -5,6 +5,7 @@ current epoch and the place in it. So a run that is cut off anywhere and resumed
 """
 
 import itertools
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -28,10 +29,13 @@ VALIDATION = 297  # images that are kept from training
 def main() -> None:
     """Trains to the end in this process: ``folder`` of the run, ``data`` file and number of ``steps`` are in `sys.argv`.
 
-    Says on standard output when a save begins and when it is committed, one line each.
+    Says on standard output when a save begins and when it is committed, one line each; ends when nobody listens any more.
     """
     folder, data, steps = sys.argv[1:]
-    train(folder, load(data), int(steps), lambda event, step: print(event, step, flush=True))
+    try:
+        train(folder, load(data), int(steps), lambda event, step: print(event, step, flush=True))
+    except BrokenPipeError:
+        os._exit(1)  # Python would try once more to say it, and tell of that
 
 
 def train(folder: str, data: State, steps: int, tell: Callable[[str, int], None]) -> None:

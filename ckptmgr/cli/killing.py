@@ -7,11 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ckptmgr import CheckpointManager
+from ckptmgr.cli.interrupting import uninterrupted
 
 INSIDE = 2  # kills that must hit a save: they leave its claim behind
 MOST = 20  # kills, whatever they have hit
@@ -60,12 +61,7 @@ class Training:
         """
         command = [sys.executable, "-P", "-c", _CHILD, str(self.folder), str(self.data), str(self.steps)]
         began, saves, took_s = 0, 0, []
-        # In a session of its own Ctrl-C does not reach it: it is ended below, and has nothing to say about that.
-        environ = {**os.environ, **_ONE_THREAD}
-        with (
-            subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ, start_new_session=True) as child,
-            _ended(child),
-        ):
+        with _started(command) as child:
             assert child.stdout is not None
             for event, step in map(str.split, child.stdout):
                 if event == "start":
@@ -101,8 +97,19 @@ class Training:
 
 
 @contextmanager
+def _started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """The training in a session of its own, where Ctrl-C does not reach it. It does not go on after who has started it."""
+    environ = {**os.environ, **_ONE_THREAD}
+    with ExitStack() as stack:
+        with uninterrupted():
+            child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ, start_new_session=True)
+            stack.enter_context(child)
+            stack.enter_context(_ended(child))
+        yield child
+
+
+@contextmanager
 def _ended(child: subprocess.Popen[str]) -> Iterator[None]:
-    """The training does not go on after who has started it."""
     try:
         yield
     except BaseException:

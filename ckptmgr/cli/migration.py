@@ -1,7 +1,6 @@
 """``ckptmgr migrate``: brings the steps of a run into another, copied or converted, many at a time."""
 
 import multiprocessing
-import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -13,6 +12,7 @@ import typer
 from ckptmgr import MigrateReport, MigrationError, migrate
 from ckptmgr.cli.completing import formats
 from ckptmgr.cli.convert import Cast, Rename, Select, pair
+from ckptmgr.cli.interrupting import uninterrupted
 from ckptmgr.cli.output import AsJSON, complain, counted, emit, emit_json, progress, usage
 from ckptmgr.cli.storing import Storage, TargetStorage, options_of_both
 from ckptmgr.cli.target import DEFAULT_NAMING, RunURL, Template, folder, step_naming
@@ -100,7 +100,9 @@ def _pool(workers: int, *, processes: bool) -> Iterator[Executor | None]:
         return
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         try:
-            _start(pool, workers)
+            with uninterrupted():
+                for _ in range(workers):
+                    pool.submit(int)  # each starts a process
             yield pool
         except KeyboardInterrupt:
             # What they were at is no step yet, and never becomes one. The pool's own thread may stumble over that, and say so.
@@ -108,16 +110,6 @@ def _pool(workers: int, *, processes: bool) -> Iterator[Executor | None]:
             for worker in multiprocessing.active_children():
                 worker.kill()
             raise
-
-
-def _start(pool: Executor, workers: int) -> None:
-    """Starts all processes now: what is blocked here never reaches them, so Ctrl-C, which is sent to all, ends one alone."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        for _ in range(workers):
-            pool.submit(int)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _wanted(text: str) -> Wanted:
