@@ -15,6 +15,7 @@ from ckptmgr.checksum import combine, combine_crc32, crc32c
 from ckptmgr.errors import BackendNotFoundError, MissingDependencyError, shown
 from ckptmgr.layout import Contents, Digests, Extent, FileLayout, Late, Layout, Part, Path, Scalar
 from ckptmgr.manifest import MANIFEST
+from ckptmgr.origin import FileOrigin
 from ckptmgr.raw import read_raw
 from ckptmgr.source import Bulk, Nested, Places, Replaceable, Summed, TensorSource, paths_of
 from ckptmgr.spec import PackedArray, TensorSpec, dtype_name, is_possible, numpy_dtype, tensor_spec
@@ -32,6 +33,7 @@ __all__ = [
     "Digests",
     "Extent",
     "FileLayout",
+    "FileOrigin",
     "Folder",
     "Formed",
     "Head",

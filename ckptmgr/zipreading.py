@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from ckptmgr.errors import CorruptCheckpointError, UnsafeCheckpointError
+from ckptmgr.origin import FileOrigin
 from ckptmgr.storage import Folder
 
 SIGNATURE = b"PK\x03\x04"
@@ -38,13 +38,6 @@ _MAX_RATIO = 200  # of what is larger; text is compressed 30 times, a model's we
 _CHUNK = 1 << 20
 _GAP_NBYTES = 64 * 1024  # between two headers: read through up to here, cheaper than another request
 _GROUP_NBYTES = 1 << 20  # of headers and gaps that are read at once
-
-
-class Origin(Protocol):
-    """Whoever says what is wrong with the file that the archive lies in, and with which member of it."""
-
-    def corrupt(self, problem: str, tensor: str | None = None) -> CorruptCheckpointError: ...
-    def unsafe(self, problem: str, tensor: str | None = None) -> UnsafeCheckpointError: ...
 
 
 class Member(NamedTuple):
@@ -77,7 +70,7 @@ class Archive:
     folder: Folder
     file: str
     members: Mapping[str, Member]
-    origin: Origin
+    origin: FileOrigin
     _directory: int
     base: int = 0
 
@@ -182,7 +175,7 @@ class Archive:
 
 
 def open_archive(
-    folder: Folder, file: str, origin: Origin, *, window: tuple[int, int] | None = None, free_nbytes: int = _SMALL_NBYTES
+    folder: Folder, file: str, origin: FileOrigin, *, window: tuple[int, int] | None = None, free_nbytes: int = _SMALL_NBYTES
 ) -> Archive:
     """The archive in a file, of which only the directory is read; folders in it are left out.
 
@@ -217,7 +210,7 @@ def open_archive(
     return Archive(folder, file, members, origin, end.offset, base)
 
 
-def _find_end(folder: Folder, file: str, window: tuple[int, int], origin: Origin) -> _End:
+def _find_end(folder: Folder, file: str, window: tuple[int, int], origin: FileOrigin) -> _End:
     """The end record, which has nothing but its comment after it; and that with 64 bits, where there is one."""
     base, size = window
     tail_nbytes = min(size, _END_NBYTES + _LOCATOR_NBYTES + 0xFFFF)
@@ -306,7 +299,7 @@ def _is_named(raw: bytes, flags: int, name: str) -> bool:
         return False
 
 
-def _check(member: Member, mode: int, origin: Origin, free_nbytes: int) -> None:
+def _check(member: Member, mode: int, origin: FileOrigin, free_nbytes: int) -> None:
     name = member.name
     parts = name.removesuffix("/").split("/")
     # A colon is common in the name of a run, and leads out only behind the letter of a drive.
@@ -320,7 +313,7 @@ def _check(member: Member, mode: int, origin: Origin, free_nbytes: int) -> None:
         raise origin.unsafe(f"it is a bomb: {member.nbytes} bytes in {member.stored}", name)
 
 
-def _check_overlap(members: list[Member], directory: int, origin: Origin) -> None:
+def _check_overlap(members: list[Member], directory: int, origin: FileOrigin) -> None:
     """Members lie one after another before the directory; else few bytes could be many members."""
     places = sorted((member.header, member.header + _LOCAL.size + member.stored, member.name) for member in members)
     for (_, end, name), (start, _, _) in pairwise([*places, (directory, directory, "")]):
@@ -328,7 +321,7 @@ def _check_overlap(members: list[Member], directory: int, origin: Origin) -> Non
             raise origin.corrupt("its bytes overlap those of another member, or the archive's directory", name)
 
 
-def _read(folder: Folder, file: str, offset: int, nbytes: int, origin: Origin) -> bytes:
+def _read(folder: Folder, file: str, offset: int, nbytes: int, origin: FileOrigin) -> bytes:
     try:
         return folder.read_range(file, offset, nbytes)
     except (EOFError, FileNotFoundError) as error:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 FACE = "__init__"
 FLOORS = [
     {"errors", "exiting", "garbage", "telling", "timing"},
-    {"box", "step", "folding"},
+    {"box", "step", "folding", "origin"},
     {"spec", "naming", "retention", "checksum", "fields", "rng", "strings"},
     {"contenthash", "distance", "due"},
     {"adapter", "casting", "skeleton", "storage", "manifest", "table"},

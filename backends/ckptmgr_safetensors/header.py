@@ -14,8 +14,8 @@ from json.encoder import encode_basestring as quoted
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from ckptmgr.backend import JSON, Part, TensorSpec, is_possible, numpy_dtype
-from ckptmgr.errors import CorruptCheckpointError, UnsupportedTensorError, shown
+from ckptmgr.backend import JSON, FileOrigin, Part, TensorSpec, is_possible, numpy_dtype
+from ckptmgr.errors import UnsupportedTensorError, shown
 from ckptmgr_safetensors import strictjson
 
 LENGTH_NBYTES = 8  # the header's own length, before it
@@ -55,18 +55,12 @@ _MIN_CONTAINERS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """The file that bytes come from: its plain name, where it is for a person, its size."""
+class Origin(FileOrigin):
+    """A safetensors file, and its size."""
 
-    name: str
-    location: str
     nbytes: int
-
-    def corrupt(self, problem: str, tensor: str | None = None) -> CorruptCheckpointError:
-        """The error that says what is wrong with this file, and with which of its tensors."""
-        subject = "" if tensor is None else f"tensor {tensor!r}: "
-        message = f"{self.location!r} is not valid safetensors: {subject}{problem}"
-        return CorruptCheckpointError(message, file=self.name, tensor=tensor)
+    form = "valid safetensors"
+    subject = "tensor "
 
 
 class Place(NamedTuple):

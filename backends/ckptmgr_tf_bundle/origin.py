@@ -1,19 +1,11 @@
-"""Which file of a checkpoint something is wrong with, and the error that says so."""
+"""Which file something is wrong with, and the errors that say so."""
 
-from dataclasses import dataclass
-
-from ckptmgr.errors import CorruptCheckpointError
+from ckptmgr.backend import FileOrigin
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """The file that bytes come from: its plain name, and where it is for a person."""
+class Origin(FileOrigin):
+    """A file of a TensorFlow checkpoint."""
 
-    name: str
-    location: str
-
-    def corrupt(self, problem: str, tensor: str | None = None) -> CorruptCheckpointError:
-        """The error that says what is wrong with this file, and with which of its tensors."""
-        subject = "" if tensor is None else f"tensor {tensor!r}: "
-        message = f"{self.location!r} is not a valid TensorFlow checkpoint: {subject}{problem}"
-        return CorruptCheckpointError(message, file=self.name, tensor=tensor)
+    __slots__ = ()
+    form = "a valid TensorFlow checkpoint"
+    subject = "tensor "
