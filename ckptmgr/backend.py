@@ -16,7 +16,7 @@ from ckptmgr.errors import BackendNotFoundError, MissingDependencyError, shown
 from ckptmgr.layout import Contents, Digests, Extent, FileLayout, Late, Layout, Part, Path, Scalar
 from ckptmgr.manifest import MANIFEST
 from ckptmgr.raw import read_raw
-from ckptmgr.source import Bulk, Nested, Places, Replaceable, Summed, TensorSource, paths_of
+from ckptmgr.source import Bulk, Nested, Partial, Places, Replaceable, Summed, TensorSource, paths_of
 from ckptmgr.spec import PackedArray, TensorSpec, dtype_name, is_possible, numpy_dtype, tensor_spec
 from ckptmgr.step import JSON, StepInfo
 from ckptmgr.storage import Folder, Head
@@ -42,6 +42,7 @@ __all__ = [
     "Nested",
     "PackedArray",
     "Part",
+    "Partial",
     "Path",
     "Places",
     "Replaceable",
