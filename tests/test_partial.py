@@ -175,5 +175,7 @@ def test_the_command_shows_it_among_the_tensors_that_can_be_read(path: Path) -> 
     assert done.exit_code == 0
     assert "NOT READ  model/table (shape 2, 24 bytes: records" in done.stdout
     assert told["unreadable"].keys() == {"model/table"}
-    assert call("convert", path, path.with_name("n.npz")).exit_code == 1
+    refused = call("convert", path, path.with_name("n.npz"))
+    assert (refused.exit_code, "say --select, globs" in refused.stderr) == (1, True)
+    assert "not compared, as it cannot be read: model/table" in call("diff", path, path).stdout
     assert call("convert", path, path.with_name("n.npz"), "--select", "model/w").exit_code == 0
