@@ -20,6 +20,7 @@ from ckptmgr.errors import (
     StepExistsError,
     StepNotFoundError,
     UnsafeCheckpointError,
+    UnsupportedTensorError,
     shown,
 )
 from ckptmgr.finding import Committed, Known, Run, Steps
@@ -116,7 +117,7 @@ class Adoption:
         try:
             _check_is_beside(known)
             content_of(self.run.folder, known)
-        except (CorruptCheckpointError, UnsafeCheckpointError, StepNotFoundError) as error:
+        except (CorruptCheckpointError, UnsafeCheckpointError, UnsupportedTensorError, StepNotFoundError) as error:
             return NotAdopted(known.info, error)
         return known.info
 
@@ -128,7 +129,7 @@ class Adoption:
                 info = self._adopted(known, self._onward(done, total))
             except (StepNotFoundError, StepExistsError) as error:  # somebody else was faster
                 log.info("step %d is not adopted: %s", known.info.step, error)
-            except (CorruptCheckpointError, UnsafeCheckpointError) as error:
+            except (CorruptCheckpointError, UnsafeCheckpointError, UnsupportedTensorError) as error:
                 yield NotAdopted(known.info, error)
             else:
                 waiting.append(known)

@@ -17,7 +17,7 @@ from ckptmgr.layout import Contents, Digests, Extent, FileLayout, Late, Layout, 
 from ckptmgr.manifest import MANIFEST
 from ckptmgr.origin import FileOrigin
 from ckptmgr.raw import read_raw
-from ckptmgr.source import Bulk, Nested, Places, Replaceable, Summed, TensorSource, paths_of
+from ckptmgr.source import Bulk, Nested, Partial, Places, Replaceable, Summed, TensorSource, paths_of
 from ckptmgr.spec import PackedArray, TensorSpec, dtype_name, is_possible, numpy_dtype, tensor_spec
 from ckptmgr.step import JSON, StepInfo
 from ckptmgr.storage import Folder, Head
@@ -44,6 +44,7 @@ __all__ = [
     "Nested",
     "PackedArray",
     "Part",
+    "Partial",
     "Path",
     "Places",
     "Replaceable",

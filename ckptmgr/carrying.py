@@ -112,6 +112,8 @@ def _blobs(checkpoint: Checkpoint) -> tuple[dict[str, bytes], dict[str, str]]:
     found: dict[str, bytes] = {}
     lost: dict[str, str] = {}
     for name in checkpoint.blobs:
+        if name in checkpoint.unreadable:
+            continue  # bytes of a tensor whose dtype would not come along
         try:
             found[name] = checkpoint.blobs[name]
         except TypeError as error:  # UnsupportedTensorError: bytes that mean nothing outside of their file

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 
 from ckptmgr import backend as backends
-from ckptmgr import garbage, restoring, transfer
+from ckptmgr import garbage, partial, restoring, transfer
 from ckptmgr.backend import Backend
 from ckptmgr.box import Box
 from ckptmgr.errors import CorruptCheckpointError, StepNotFoundError, UnsupportedTensorError, shown
@@ -20,7 +20,7 @@ from ckptmgr.manifest import ASSET, TREE, FileEntry, Manifest, folder_name
 from ckptmgr.matching import RestoreReport
 from ckptmgr.renaming import Rule, near_names
 from ckptmgr.smallfile import read_checked
-from ckptmgr.source import Replaceable, TensorSource
+from ckptmgr.source import Replaceable, TensorSource, unreadable_of
 from ckptmgr.spec import TensorSpec
 from ckptmgr.step import JSON, StepInfo
 from ckptmgr.storage import Folder, FolderOfFiles
@@ -98,6 +98,11 @@ class Checkpoint:
     def blobs(self) -> Mapping[str, bytes]:
         """What else the format carries, by name."""
         return self._source.blobs
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """Tensors of kinds that no array holds, by name: what each is. They have no spec."""
+        return unreadable_of(self._source)
 
     @property
     def metrics(self) -> Mapping[str, float]:
@@ -200,10 +205,14 @@ class Checkpoint:
 
         Raises:
             StateMismatchError: ``into`` and the checkpoint differ (with ``strict``); lists every difference.
+            UnsupportedTensorError: something that is asked for is `unreadable` (with ``strict``; else it is in the report).
             ValueError: an unknown ``cast``, a glob that matches nothing, rules that give two values one name, or ``mmap`` of
                 files that are on no local disk.
             CorruptCheckpointError: bytes are not what was written; names file and tensor.
         """
+        left = partial.asked_for(self.unreadable, select, rename or ())
+        if strict:
+            partial.refuse(left, self.source, self.location)
         with self.explained():
             state, report = restoring.restore(
                 self._source,
@@ -218,6 +227,7 @@ class Checkpoint:
                 mmap=mmap,
                 copy=copy,
             )
+        report = partial.told(report, left)
         return Restored(self.info.step if self.info else None, state, self.info, report)
 
     def verify(self, *, full: bool = True, progress: Progress | None = None) -> list[Problem]:

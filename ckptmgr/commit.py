@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from ckptmgr.deleting import delete_committed, delete_files, delete_keys
 from ckptmgr.errors import (
+    CheckpointError,
     CommitUnknownError,
     CorruptCheckpointError,
     FormatVersionError,
@@ -22,17 +23,7 @@ from ckptmgr.errors import (
     StepExistsError,
     StepNotFoundError,
 )
-from ckptmgr.ledger import (
-    Found,
-    Unreadable,
-    change,
-    changed,
-    gave_up,
-    largest_sequence,
-    look,
-    read_record,
-    tries,
-)
+from ckptmgr.ledger import Found, Unreadable, change, changed, gave_up, largest_sequence, look, read_record, tries
 from ckptmgr.manifest import MANIFEST, Manifest, folder_name, new_attempt, this_writer
 from ckptmgr.naming import StepNaming
 from ckptmgr.record import Claim, Hold, Record, decode, encode
@@ -226,13 +217,22 @@ class Attempt:
         return CommitUnknownError(f"{text}: it may or may not be committed; look for it before saving it again", step=self.step)
 
 
-def delete(root: Folder, name: str, step: int, *, corrupt_ok: bool = False, found: Found | Unreadable | None = None) -> bool:
+def delete(
+    root: Folder,
+    name: str,
+    step: int,
+    *,
+    corrupt_ok: bool = False,
+    found: Found | Unreadable | None = None,
+    seen: StepInfo | None = None,
+) -> bool:
     """Takes the step's manifest out of its record, then deletes its files. False if there was no such step.
 
     With ``corrupt_ok`` a record that cannot be decoded is removed too, and its files are left to sweep. ``found`` is the
-    record as it has just been read, if it has been.
+    record as it has just been read, if it has been. With ``seen`` only that attempt goes, with these pins.
 
     Raises:
+        CheckpointError: it is another attempt now, or has other pins; it stays.
         CorruptCheckpointError, FormatVersionError: the record cannot be decoded; nothing was changed.
     """
     existed = False
@@ -244,6 +244,8 @@ def delete(root: Folder, name: str, step: int, *, corrupt_ok: bool = False, foun
             answer = _remove_unreadable(root, found)
         elif found is None or found.record.manifest is None:
             return existed  # and its files, if it was there, are left to sweep
+        elif seen and (found.record.manifest.attempt, found.record.pins) != (seen.attempt, seen.pins):
+            raise CheckpointError(f"step {step} in {root.location(name)!r} was changed meanwhile, and stays: look at it again")
         else:
             answer = drop(root, found)
         if answer is Answer.OK:

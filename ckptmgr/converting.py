@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from ckptmgr import backend as backends
-from ckptmgr import carrying, comparing, kerasfiles, saving
+from ckptmgr import carrying, comparing, kerasfiles, partial, saving
 from ckptmgr.backend import Backend, Formed
 from ckptmgr.carrying import Account, Baggage
 from ckptmgr.checkpoint import SKELETON, Checkpoint
@@ -24,6 +24,7 @@ from ckptmgr.errors import CorruptCheckpointError, UnsupportedTensorError, shown
 from ckptmgr.files import open_checkpoint, target
 from ckptmgr.layout import Contents, Digests, FileLayout, Layout, Part, pack
 from ckptmgr.manager import STEM, CheckpointManager
+from ckptmgr.rules import Layers
 from ckptmgr.rulesets import RECORD, Given, Rules
 from ckptmgr.saving import ALIGN, Plan, Prepared
 from ckptmgr.source import Replaceable, Summed, TensorSource
@@ -84,7 +85,7 @@ def convert(
 
     Raises:
         FileExistsError: there is a checkpoint at ``dst`` and ``overwrite`` is not set (`StepExistsError` for a step).
-        UnsupportedTensorError: the format cannot hold one of the tensors exactly; names it.
+        UnsupportedTensorError: the format cannot hold one of the tensors exactly, or one cannot be read from ``src``; names it.
         CorruptCheckpointError: the source is damaged, or was changed meanwhile; names file and tensor.
         ValueError: a glob or rule that matches nothing, rules that give two values one name, layers of no known kind, an
             ending that is of no format, a source that would be overwritten by itself.
@@ -197,7 +198,9 @@ class Taken(NamedTuple):
 
 
 def taken(opened: Checkpoint, rules: Rules) -> Taken:
-    """Everything, after the rules, which are recorded."""
+    """Everything, after the rules, which are recorded. Raises as `partial.refuse`."""
+    rest = [rule for rule in rules.rules if not isinstance(rule, Layers)]
+    partial.refuse(partial.asked_for(opened.unreadable, rules.select, rest), opened.source, opened.location)
     bags, unread = carrying.baggage(opened)
     stages = staged(opened.source, opened.skeleton, rules.rules, rules.select)
     if stages.record is not None:
@@ -349,7 +352,7 @@ class Job:
             held=tuple(held),
             carried=tuple(account.carried),
             lost=dict(account.lost),
-            left_out=tuple(stages.left_out),
+            left_out=(*stages.left_out, *self.opened.unreadable),
             stats=stats,
         )
 

@@ -126,6 +126,7 @@ class _Job:
             # A format may carry what another one has no use for: an object graph, say.
             is_one_format = kind != "blob" or opened[0].backend == opened[1].backend
             values += [change for change in found if is_one_format or change.where == "both"]
+        unreadable = dict.fromkeys(name for each in opened for name in each.unreadable if name in selection)
         steps = [each.info.step if each.info else None for each in opened]
         return DiffReport(
             a=opened[0].location,
@@ -136,7 +137,7 @@ class _Job:
             same=self.same,
             within=tuple(self.within),
             other_bytes=tuple(self.other_bytes),
-            unknown=tuple(self.unknown),
+            unknown=(*self.unknown, *unreadable),
             stats=Stats(tally.done, time.perf_counter() - started, {}),
         )
 

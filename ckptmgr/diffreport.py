@@ -121,7 +121,8 @@ class DiffReport:
     ``tensors`` are those that differ: first what is in one alone or has another shape or dtype, then the most changed, those
     with new NaN or infinities before all others. ``values`` are plain values of the state, and what is beside it. ``same``
     counts tensors that are equal; of these ``within`` are equal only by the tolerance, ``other_bytes`` equal in value and not in
-    bytes (-0.0 and 0.0, kinds of NaN). ``unknown`` could not be compared without reading them, as ``quick`` asks.
+    bytes (-0.0 and 0.0, kinds of NaN). ``unknown`` could not be compared: without reading them, as ``quick`` asks, or
+    at all, as no array holds them.
     """
 
     a: str

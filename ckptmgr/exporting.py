@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from ckptmgr import carrying, exportforms, kerasfiles
+from ckptmgr import carrying, exportforms, kerasfiles, partial
 from ckptmgr.backend import Backend, RunFiles
 from ckptmgr.carrying import Baggage
 from ckptmgr.checkpoint import Checkpoint
@@ -153,6 +153,7 @@ class _Export:
         source, skeleton = self.opened.source, self.opened.skeleton
         names = [join(path) for path in Stored(source, skeleton).leaves]
         chosen = exportforms.choice(self.tool, names, self.select, strip=self.strip)
+        partial.refuse(partial.asked_for(self.opened.unreadable, chosen.globs), source, self.opened.location)
         return chosen, structure(source, skeleton, (), chosen.globs)
 
     @property

@@ -13,11 +13,11 @@ from ckptmgr import foreign
 from ckptmgr.box import Box
 from ckptmgr.checkpoint import SKELETON
 from ckptmgr.checksum import crc32c
-from ckptmgr.errors import CorruptCheckpointError, StepNotFoundError, UnsafeCheckpointError
+from ckptmgr.errors import CorruptCheckpointError, StepNotFoundError, UnsafeCheckpointError, UnsupportedTensorError, shown
 from ckptmgr.foreign import Foreign
 from ckptmgr.layout import Part
 from ckptmgr.manifest import ASSET, TREE, FileEntry, is_plain
-from ckptmgr.source import TensorSource, paths_of
+from ckptmgr.source import TensorSource, paths_of, unreadable_of
 from ckptmgr.spec import TensorSpec
 from ckptmgr.storage import Folder, Head
 from ckptmgr.transfer import Progress
@@ -51,6 +51,7 @@ def content_of(root: Folder, known: Foreign) -> Content:
     Raises:
         CorruptCheckpointError: tensors share bytes, or end behind their file.
         UnsafeCheckpointError: tensors lie in other files, or files have names that a step's cannot have.
+        UnsupportedTensorError: there are tensors that cannot be read, of which a step would not tell.
     """
     place = known.place(root)
     with foreign.explained(root, known), known.backend.open(place, known.main) as source:
@@ -58,6 +59,11 @@ def content_of(root: Folder, known: Foreign) -> Content:
 
 
 def _content(known: Foreign, source: TensorSource, folder: Folder) -> Content:
+    if unreadable := unreadable_of(source):
+        text = (
+            f"{known.info.path!r} has what ckptmgr does not read, and a step of its own would not tell of: {shown([*unreadable])}"
+        )
+        raise UnsupportedTensorError(f"{text}; convert it with select= instead", tensor=next(iter(unreadable)))
     regions: list[_Region] = []
     decoded: list[tuple[str, TensorSpec]] = []
     for name, spec in source.specs.items():

@@ -292,16 +292,17 @@ class CheckpointManager:
 
     # ---- keeping
 
-    def delete(self, step: int) -> None:
+    def delete(self, step: int, *, seen: StepInfo | None = None) -> None:
         """Removes a step: first from its record, then its files. A damaged record is removed too, its files left to `sweep`.
 
         Raises:
             StepNotFoundError: no such step, or it is another tool's.
+            CheckpointError: it is not as ``seen`` tells: it was saved anew, or has other pins. It stays.
         """
         step = checked_step(step)
         found = self._steps.look(step)
         with self._hints.deleting(step, found):
-            deleted = [each for each in found if commit.delete(self.folder, each.name, step, corrupt_ok=True, found=each)]
+            deleted = [it for it in found if commit.delete(self.folder, it.name, step, corrupt_ok=True, found=it, seen=seen)]
         if not deleted:
             raise self._steps.not_found(step, self._steps.steps())
 

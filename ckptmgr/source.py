@@ -100,6 +100,20 @@ def crc32_of(source: TensorSource, name: str) -> int | None:
 
 
 @runtime_checkable
+class Partial(Protocol):
+    """A source whose files have tensors of kinds that no array holds. Whoever takes everything along has to tell of them."""
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """By name, what each of them is. None is in ``specs``; the bytes of some may be in ``blobs``."""
+
+
+def unreadable_of(source: TensorSource) -> Mapping[str, str]:
+    """What a `Partial` source cannot read; of any other nothing."""
+    return source.unreadable if isinstance(source, Partial) else {}
+
+
+@runtime_checkable
 class Nested(Protocol):
     """A source whose format tells how names nest, where no skeleton of ours does: an object graph, groups in a file."""
 

@@ -10,8 +10,11 @@ from sickness import flip
 from terminals import terminal
 from test_cli import COMMAND, call, document
 
-from ckptmgr import CheckpointManager, save
+from ckptmgr import CheckpointManager, commit, save
+from ckptmgr.errors import CheckpointError
+from ckptmgr.ledger import Found
 from ckptmgr.record import seal
+from ckptmgr.storage import Answer, Folder
 
 
 @pytest.fixture
@@ -128,3 +131,37 @@ def test_what_was_changed_while_the_question_was_read_stays(run: Path, change: s
         assert seen.ended() == 1, seen.shown
 
     assert steps(run) == ([1, 2] if change == "delete" else [1, 2, 3])
+
+
+@pytest.mark.parametrize("change", ["pin", "overwrite"])
+def test_what_is_changed_right_before_it_goes_stays(run: Path, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def drop(root: Folder, found: Found) -> Answer:
+        if found.step == 3:
+            monkeypatch.undo()
+            with CheckpointManager(run) as manager:
+                if change == "pin":
+                    manager.pin(3, "late")
+                else:
+                    manager.save(3, {"w": np.zeros(3)}, overwrite=True)
+        return dropped(root, found)
+
+    dropped = commit.drop
+    monkeypatch.setattr(commit, "drop", drop)
+    done = call("delete", run, 1, 3, "--yes")
+
+    assert (done.exit_code, steps(run)) == (1, [2, 3])
+    assert "changed meanwhile, and stays" in done.stderr
+    assert "deleted before: 1" in done.stderr
+    assert CheckpointManager(run).verify(3).ok
+
+
+def test_a_step_goes_only_as_it_was_seen_if_that_is_asked(run: Path) -> None:
+    with CheckpointManager(run) as manager:
+        seen = manager.steps()[-1]
+        manager.pin(3, "late")
+
+        with pytest.raises(CheckpointError, match=r"step 3 .* changed meanwhile, and stays"):
+            manager.delete(3, seen=seen)
+        manager.delete(3, seen=manager.steps()[-1])
+
+        assert steps(run) == [1, 2]

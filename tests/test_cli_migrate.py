@@ -1,6 +1,12 @@
 """``ckptmgr migrate``: what it makes, what it tells, and its exit codes."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +15,9 @@ from typer.testing import CliRunner, Result
 
 from ckptmgr import CheckpointManager
 from ckptmgr.cli.app import app
+from ckptmgr.storage.lock import exclusive
+
+COMMAND = Path(sys.executable).with_name("ckptmgr")
 
 
 def call(*arguments: object) -> Result:
@@ -68,3 +77,44 @@ def test_wrong_options_are_errors_of_usage(run: Path, tmp_path: Path, options: l
 
     assert done.exit_code == 2
     assert message in done.stderr
+
+
+@pytest.mark.parametrize("victim", ["command", "worker"])
+def test_whichever_of_its_processes_is_killed_all_of_them_end_and_again_it_finishes(
+    run: Path, tmp_path: Path, victim: str
+) -> None:
+    arguments = ["migrate", run, tmp_path / "new", "--to", "npz", "--workers", 2, "--processes"]
+    lock = tmp_path / "new" / ".ckptmgr.lock"
+    lock.parent.mkdir()
+
+    with exclusive(str(lock), 0):  # no worker gets any further
+        started = subprocess.Popen(
+            [COMMAND, *map(str, arguments)], start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        try:
+            while not (waiting := holders(started.pid, lock)):
+                assert started.poll() is None
+                time.sleep(0.01)
+            os.kill(started.pid if victim == "command" else waiting[0], signal.SIGKILL)
+            started.communicate(timeout=60)  # what it says ends with the last process that could say something
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(started.pid, signal.SIGKILL)
+    again = CliRunner().invoke(app, [*map(str, arguments)])
+
+    assert (started.returncode, again.exit_code) == (-signal.SIGKILL if victim == "command" else 1, 0), again.output
+    with CheckpointManager(tmp_path / "new", backend="npz") as manager:
+        assert [info.step for info in manager.steps()] == [1, 2, 3]
+        manager.sweep(grace=0)
+        assert manager.verify().ok
+    assert len([*tmp_path.glob("new/*/a-*")]) == 3
+
+
+def holders(session: int, path: Path) -> list[int]:
+    """The processes of a session, but for its first, that have a file open."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if os.getsid(int(process.name)) == session != int(process.name):
+                found += [int(process.name) for fd in (process / "fd").iterdir() if os.readlink(fd) == str(path)]
+    return found

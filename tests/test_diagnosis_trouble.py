@@ -1,11 +1,13 @@
 """The doctor beside live saves, with shared files, closed folders and hostile bytes: it changes nothing, and ends."""
 
+import errno
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -119,6 +121,40 @@ def test_files_that_this_user_may_not_read_stop_the_restore_that_comes_to_them(
                 CheckpointManager(open_to_all / "run").restore()
 
     assert as_nobody(look) == 0
+
+
+@pytest.mark.parametrize(("step", "restores"), [(300, None), (200, 300)])
+def test_a_file_that_this_user_may_not_read_is_one_finding_among_others(
+    open_to_all: Path, step: int, restores: int | None
+) -> None:
+    saved(open_to_all / "run")
+    closed = file_of(open_to_all / "run", step)
+    closed.chmod(0)
+    flip(file_of(open_to_all / "run", 100))
+
+    def look() -> None:
+        diagnosis = diagnose(open_to_all / "run", deep=True)
+        told = found(diagnosis, "unreadable")
+        assert (diagnosis.restores, told.step, str(closed) in told.found) == (restores, step, True), str(diagnosis)
+        assert found(diagnosis, "damaged-file").step == 100
+        assert ("Permission denied" in diagnosis.refuses) is (restores is None)
+
+    assert as_nobody(look) == 0
+    closed.chmod(0o644)
+    assert diagnose(open_to_all / "run", deep=True).restores == 300
+
+
+def test_a_disk_that_fails_is_told_with_the_file_and_promises_nothing(run: Path) -> None:
+    class Failing(PosixStore):
+        def read_into(self, key: str, *rest: Any) -> Any:
+            if key.startswith("step-00000200/a-") and key.endswith("/model.safetensors"):
+                raise OSError(errno.EIO, "Input/output error", self.location(key))
+            return super().read_into(key, *rest)
+
+    diagnosis = of_store(Failing(run), deep=True)
+
+    assert found(diagnosis, "unreadable").means.startswith("Whether anything is lost cannot be told.")
+    assert diagnosis.restores == 300
 
 
 def test_a_closed_folder_of_another_tool_stops_restores(open_to_all: Path) -> None:

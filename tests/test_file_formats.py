@@ -197,3 +197,17 @@ def test_what_torch_saves_of_nothing_is_nothing(tmp_path):
 
     assert ckptmgr.load(tmp_path / "a.pt") is None
     assert torch.serialization.load(tmp_path / "b.pt") is None
+
+
+@pytest.mark.parametrize("through", ["", "other.h5", "other.safetensors", "other.pt", "run"])
+def test_numbers_that_another_tool_wrote_as_arrays_become_what_into_has(tmp_path, through):
+    np.savez(tmp_path / "m.npz", lr=np.float32(0.5), step=5, flag=True)
+    path = tmp_path / (through or "m.npz")
+    if through:
+        ckptmgr.convert(tmp_path / "m.npz", path, step=1 if through == "run" else None)
+
+    into = {"lr": 0.0, "step": 0, "flag": False}
+    state = CheckpointManager(path).restore(into=into).state if through == "run" else ckptmgr.load(path, into=into)
+
+    assert state == {"lr": 0.5, "step": 5, "flag": True}
+    assert [*map(type, state.values())] == [float, int, bool]

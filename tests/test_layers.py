@@ -23,7 +23,7 @@ FLOORS = [
     {"tree", "memory"},
     {"group", "backend", "transfer", "renaming", "ledger"},
     {"commit", "diffreport", "matching", "smallfile"},
-    {"saving", "sweep", "template", "whole"},
+    {"partial", "saving", "sweep", "template", "whole"},
     {"restoring", "treesource", "planner", "streaming", "structure", "views", "convertreport", "migratereport", "transforms"},
     {"checkpoint"},
     {"foreign"},

@@ -11,7 +11,7 @@ from ckptmgr.backend import JSON
 from ckptmgr_hdf5.faults import Unknown
 from ckptmgr_hdf5.parsing import Dataset, Value
 from ckptmgr_hdf5.source import Carried, HDF5Source
-from ckptmgr_hdf5.tensors import Entry, File, root_of, tied, understand
+from ckptmgr_hdf5.tensors import Entry, File, root_of, tied, understand, unreadable
 
 _SKELETON = "ckptmgr"  # the metadata key of a state tree, which only our own files have
 _MOST_ELEMENTS = 10_000  # of an attribute that becomes metadata
@@ -39,7 +39,7 @@ def open_foreign(file: File) -> HDF5Source:
         paths[name] = tuple(name.split("/"))
         entries[name] = entry
     aliases = tied(entries)
-    return HDF5Source(entries, aliases, paths, _metadata(root_of(file).attributes), Carried(blobs), [file])
+    return HDF5Source(entries, aliases, paths, _metadata(root_of(file).attributes), Carried(blobs), unreadable(blobs), [file])
 
 
 def _metadata(attributes: Mapping[str, Value]) -> dict[str, JSON]:

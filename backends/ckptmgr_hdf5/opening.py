@@ -18,7 +18,7 @@ from ckptmgr_hdf5.own import open_ours
 from ckptmgr_hdf5.parsing import Dataset, Reader, Tree, parse
 from ckptmgr_hdf5.source import Carried, HDF5Source
 from ckptmgr_hdf5.superblock import SIGNATURE
-from ckptmgr_hdf5.tensors import Entry, File, root_of, tied, understand
+from ckptmgr_hdf5.tensors import Entry, File, root_of, tied, understand, unreadable
 
 _SIGNATURE_PLACES = (0, 512, 1024, 2048)  # the beginning, or behind a user block
 _HEAD_NBYTES = 4096
@@ -122,7 +122,7 @@ class _Opening:
                 entries[name] = entry
         paths = {name: path for name, path in opened.paths.items() if name in entries}
         blobs: Mapping[str, bytes] = Carried(carried, opened.blobs)
-        return HDF5Source(entries, tied(entries), paths, opened.metadata, blobs, [*self.files.values()])
+        return HDF5Source(entries, tied(entries), paths, opened.metadata, blobs, unreadable(carried), [*self.files.values()])
 
     def _file(self, folder: Folder, name: str) -> File:
         reader = Reader.of_file(folder, name)

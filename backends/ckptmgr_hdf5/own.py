@@ -16,7 +16,7 @@ from ckptmgr_hdf5.generic import BLOBS, BYTES, ENDS, FILES
 from ckptmgr_hdf5.origin import Origin
 from ckptmgr_hdf5.parsing import Dataset, Group
 from ckptmgr_hdf5.source import Carried, HDF5Source
-from ckptmgr_hdf5.tensors import Entry, File, root_of, string_entry, tied, understand
+from ckptmgr_hdf5.tensors import Entry, File, root_of, string_entry, tied, understand, unreadable
 
 Read: TypeAlias = Callable[[Folder, str], File]
 _Path: TypeAlias = tuple[str, ...]
@@ -66,8 +66,9 @@ def _check_shard(file: File, shard: Shard) -> None:
 def _ours(files: Sequence[File]) -> HDF5Source:
     last = files[-1]
     carried = carriage.decode(root_of(last).attributes, last.origin)
+    strange: dict[str, tuple[File, Dataset]] = {}  # what another tool has put into them
     found = sorted(
-        ((number, entry) for number, file in enumerate(files) for entry in _entries(file)),
+        ((number, entry) for number, file in enumerate(files) for entry in _entries(file, strange)),
         key=lambda item: (item[0], item[1].dataset.address),  # headers lie in the order of the tree
     )
     entries: dict[str, Entry] = {}
@@ -93,7 +94,7 @@ def _ours(files: Sequence[File]) -> HDF5Source:
     aliases = {alias: others.get(name, name) for alias, name in aliases.items()} | others
     for name, path in map(carried.named, carried.aliases):
         paths.setdefault(name, path)
-    return HDF5Source(entries, aliases, paths, carried.metadata, _blobs(last), files)
+    return HDF5Source(entries, aliases, paths, carried.metadata, _blobs(last), unreadable(strange), files)
 
 
 def _aliases(carried: Carriage, places: Mapping[str, tuple[str, Entry]], origin: Origin) -> dict[str, str]:
@@ -109,8 +110,8 @@ def _aliases(carried: Carriage, places: Mapping[str, tuple[str, Entry]], origin:
     return aliases
 
 
-def _entries(file: File) -> Iterator[Entry]:
-    """The tensors in a file of ours."""
+def _entries(file: File, strange: dict[str, tuple[File, Dataset]]) -> Iterator[Entry]:
+    """The tensors in a file of ours. Other datasets go into ``strange``."""
     nodes: list[Group | Dataset] = [node for name, node in root_of(file).children.items() if name != BLOBS]
     while nodes:
         node = nodes.pop()
@@ -119,6 +120,8 @@ def _entries(file: File) -> Iterator[Entry]:
             nodes.extend(node.children.values() if found is None else ())
         else:
             found = understand(file, node)
+            if found is None:
+                strange[node.path[1:]] = file, node
         if found is not None:
             yield found
 

@@ -29,6 +29,7 @@ class HDF5Source:
     paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     metadata: Mapping[str, JSON] = field(default_factory=dict)
     blobs: Mapping[str, bytes] = field(default_factory=dict)
+    unreadable: Mapping[str, str] = field(default_factory=dict)
     files: Sequence[File] = ()
     main: tuple[Folder, str, Head] | None = None
     specs: Mapping[str, TensorSpec] = field(init=False)

@@ -6,6 +6,7 @@ of its own (chunked and compressed ones). What no array can be made of is told a
 
 import math
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -101,6 +102,16 @@ def understand(file: File, dataset: Dataset, dtype: np.dtype[Any] | None = None)
         meaning = dtype if dtype is not None and dtype.names is None and dtype.kind != "V" else _noted(file, dataset)
         return None if meaning is None else _entry(file, dataset, tensor_spec(meaning, shape), np.dtype(f"V{meaning.itemsize}"))
     return _entry(file, dataset, tensor_spec(stored.newbyteorder("="), shape), stored)
+
+
+def unreadable(carried: Mapping[str, tuple[File, Dataset]]) -> dict[str, str]:
+    """See `Partial`: datasets of which `understand` makes no tensor. One without elements and shape holds nothing."""
+    return {name: _told(dataset) for name, (_, dataset) in carried.items() if dataset.shape is not None}
+
+
+def _told(dataset: Dataset) -> str:
+    kind = "opaque bytes" if dataset.kind == "opaque" else "records, references or others that no array holds"
+    return f"shape {'x'.join(map(str, dataset.shape or ())) or 'scalar'}, {dataset.nbytes} bytes: {kind}"
 
 
 def check_size(file: File, dataset: Dataset, *, strings: int = 0) -> None:

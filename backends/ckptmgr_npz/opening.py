@@ -41,12 +41,13 @@ def open_path(folder: Folder, path: str) -> NpzSource:
         )
     entries: dict[str, Entry] = {}
     blobs: dict[str, tuple[zipreading.Archive, str]] = {}
+    unreadable: dict[str, str] = {}
     for file in files:
-        _add(file, last.carried, entries, blobs)
+        _add(file, last.carried, entries, blobs, unreadable)
     if stray := [alias for alias, name in last.carried.aliases.items() if alias in entries or name not in entries]:
         raise last.origin.corrupt("it is tied to what is no tensor, or is one itself", stray[0])
     main = (folder, path, head) if head is not None else None
-    return NpzSource(entries, dict(last.carried.aliases), dict(last.carried.metadata), blobs, main)
+    return NpzSource(entries, dict(last.carried.aliases), dict(last.carried.metadata), blobs, unreadable, main)
 
 
 def _only(folder: Folder) -> str:
@@ -69,7 +70,13 @@ def _open(folder: Folder, name: str) -> _File:
     return _File(archive, origin, carriage.decode(data, origin))
 
 
-def _add(file: _File, carried: Carriage, entries: dict[str, Entry], blobs: dict[str, tuple[zipreading.Archive, str]]) -> None:
+def _add(
+    file: _File,
+    carried: Carriage,
+    entries: dict[str, Entry],
+    blobs: dict[str, tuple[zipreading.Archive, str]],
+    unreadable: dict[str, str],
+) -> None:
     names = [name for name in file.archive.members if name.endswith(".npy")]
     places = file.archive.places(names)
     heads = _heads(file, names, [places[name] for name in names])
@@ -81,6 +88,8 @@ def _add(file: _File, carried: Carriage, entries: dict[str, Entry], blobs: dict[
             raise file.origin.corrupt("another tensor of the set has its name", name)
         if header is None or spec is None:
             blobs[name] = file.archive, member
+            if (nbytes := file.archive.members[member].nbytes - len(head)) > 0:
+                unreadable[name] = f"{nbytes} bytes: records or raw bytes that no array holds"
             continue
         stored = file.archive.members[member]
         if stored.nbytes != header.nbytes + header.data_nbytes:

@@ -51,6 +51,7 @@ class NpzSource:
     aliases: Mapping[str, str]
     metadata: Mapping[str, JSON]
     held: Mapping[str, tuple[zipreading.Archive, str]]
+    unreadable: Mapping[str, str] = field(default_factory=dict)
     main: tuple[Folder, str, Head] | None = None
     specs: Mapping[str, TensorSpec] = field(init=False)
     _inflating: dict[str, Inflater] = field(default_factory=dict)

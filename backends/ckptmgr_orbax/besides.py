@@ -1,13 +1,15 @@
 """What a step of Orbax's manager has beside arrays: items that are JSON, and those that only their own handler reads."""
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from ckptmgr.backend import JSON, Folder
-from ckptmgr.errors import CorruptCheckpointError, UnsupportedTensorError
+from ckptmgr.errors import CorruptCheckpointError, UnsupportedTensorError, shown
 from ckptmgr_orbax import nesting
 
 KEY = "orbax"  # of the metadata
+_logger = logging.getLogger(__name__)
 _FILES = ("metadata", "metrics")  # of `JsonCheckpointHandler`, and of the metrics that a manager was given
 
 
@@ -50,4 +52,7 @@ def read(folder: Folder, names: Iterable[str]) -> Beside:
                 found[name] = nesting.read_json(item, file)
         except CorruptCheckpointError:  # another handler may call its file the same
             unread.append(name)
+    if unread:
+        text = "%r has items that are neither arrays nor JSON, they are left out: %s"
+        _logger.warning(text, folder.location(), shown(unread))
     return Beside({KEY: {"items": found}} if found else {}, _Unread(unread))

@@ -55,13 +55,24 @@ def find(module: str, name: str) -> object:
 def _tensor(spend: Spend, storage: Any, offset: Any, size: Any, strides: Any, *rest: Any) -> Tensor:
     if len(rest) > 3:
         raise Damaged(f"a tensor is made with {4 + len(rest)} arguments")
+    _check_plain(rest[2] if len(rest) > 2 else None)
     return _view(storage, offset, size, strides, storage.dtype if isinstance(storage, Storage) else None)
 
 
 def _tensor3(
     spend: Spend, storage: Any, offset: Any, size: Any, strides: Any, grad: Any, hooks: Any, dtype: Any, more: Any = None
 ) -> Tensor:
+    _check_plain(more)
     return _view(storage, offset, size, strides, dtype.name if isinstance(dtype, Dtype) else None)
+
+
+def _check_plain(more: Any) -> None:
+    """Raises Refused for a tensor whose values are not those of its storage: torch keeps conjugates and negatives as a mark."""
+    if more:
+        raise Refused(
+            "a tensor that is marked as the conjugate or the negative of its bytes, which is not read: "
+            "save tensor.resolve_conj().resolve_neg()"
+        )
 
 
 def _view(storage: Any, offset: Any, size: Any, strides: Any, dtype: str | None) -> Tensor:

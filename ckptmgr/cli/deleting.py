@@ -54,8 +54,12 @@ def delete_steps(
         if not dry_run:
             confirm(f"Delete {counted(len(victims), 'step')}?", yes)
             _check_unchanged(victims, _victims(known, steps, pinned=pinned))  # while somebody read the question
-            for victim in victims:
-                manager.delete(victim.step)
+            for number, victim in enumerate(victims):
+                try:
+                    manager.delete(victim.step, seen=victim.info)
+                except CheckpointError as error:
+                    gone = ", ".join(str(each.step) for each in victims[:number]) or "none"
+                    raise CheckpointError(f"{error} (deleted before: {gone})") from error
     if as_json:
         emit_json({"run": url, "executed": not dry_run, "steps": list(map(_json, victims))})
     elif not dry_run:

@@ -1,6 +1,6 @@
 """``ckptmgr diff``: what is different between two checkpoints."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Annotated
 
@@ -71,10 +71,11 @@ def show_differences(
             progress=shown,
         )
         titles = [_title(opened) for opened in (first, second)]
+        unread = {*first.unreadable, *second.unreadable}
     if as_json:
         emit_json(report.to_json())
     else:
-        _emit(report, titles, most or len(report.tensors))
+        _emit(report, titles, most or len(report.tensors), unread)
     if not report.is_same:
         raise typer.Exit(1 if report.tensors or report.values else 2)
 
@@ -104,7 +105,7 @@ def _title(opened: Checkpoint) -> str:
     return f"{name} ({opened.backend})"
 
 
-def _emit(report: DiffReport, titles: list[str], most: int) -> None:
+def _emit(report: DiffReport, titles: list[str], most: int, unread: Collection[str]) -> None:
     for side, title in zip("AB", titles, strict=True):
         emit(f"{side}: {title}")
     if report.tensors:
@@ -126,7 +127,8 @@ def _emit(report: DiffReport, titles: list[str], most: int) -> None:
     if changes == {"only in A", "only in B"} and not report.same:
         emit("no name is in both: --rules or --rename give names in A those in B")
     for name in report.unknown[:most]:
-        emit(f"  not compared, as it has no checksum on both sides: {name}")
+        why = "cannot be read" if name in unread else "has no checksum on both sides"
+        emit(f"  not compared, as it {why}: {name}")
 
 
 def _emit_filled(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]], numbers: tuple[str, ...]) -> None:

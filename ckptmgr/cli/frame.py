@@ -33,6 +33,7 @@ _OPTIONS = {
     "storage_options={'account_name': ...}": "--storage-option account_name=...",
     "call sweep()": "run 'ckptmgr sweep'",
     "say to=": "say --to",
+    "say select=": "say --select",
     "open one step's folder, or use CheckpointManager": "name its own folder",
 }
 

@@ -12,6 +12,7 @@ import typer
 from ckptmgr import MigrateReport, MigrationError, migrate
 from ckptmgr.cli.completing import formats
 from ckptmgr.cli.convert import Cast, Rename, Select, pair
+from ckptmgr.cli.following import end_with_parent
 from ckptmgr.cli.interrupting import uninterrupted
 from ckptmgr.cli.output import AsJSON, complain, counted, emit, emit_json, progress, usage
 from ckptmgr.cli.storing import Storage, TargetStorage, options_of_both
@@ -98,7 +99,7 @@ def _pool(workers: int, *, processes: bool) -> Iterator[Executor | None]:
     if not processes:
         yield None
         return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with_parent) as pool:
         try:
             with uninterrupted():
                 for _ in range(workers):

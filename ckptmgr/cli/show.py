@@ -114,6 +114,9 @@ def _facts(opened: Checkpoint) -> Iterator[tuple[str, str]]:
         yield "metrics", metrics(opened.metrics)
     yield from _described(opened)
     yield from (("metadata", f"{key}: {_cut(value)}") for key, value in opened.metadata.items())
+    if beside := [name for name in opened.blobs if name not in opened.unreadable]:
+        yield "beside", " ".join(beside)
+    yield from (("NOT READ", f"{name} ({what})") for name, what in opened.unreadable.items())
     if opened.assets:
         yield "assets", " ".join(opened.assets)
 
@@ -141,6 +144,8 @@ def _document(opened: Checkpoint) -> dict[str, Any]:
         "metadata": dict(opened.metadata),
         "assets": list(opened.assets),
         "aliases": dict(opened.aliases),
+        "blobs": [*opened.blobs],
+        "unreadable": dict(opened.unreadable),
         "tensors": {
             name: {"dtype": spec.dtype, "shape": list(spec.shape), "nbytes": spec.nbytes} for name, spec in opened.specs.items()
         },

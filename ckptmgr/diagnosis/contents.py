@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ckptmgr import backend as backends
 from ckptmgr import transfer
@@ -16,6 +16,7 @@ from ckptmgr.errors import BackendNotFoundError, CheckpointError, CorruptCheckpo
 from ckptmgr.finding import Run
 from ckptmgr.layout import Part
 from ckptmgr.manifest import ASSET, TREE, FileEntry, Origin
+from ckptmgr.storage import PosixStore
 from ckptmgr.transfer import Problem, Progress
 from ckptmgr.treefile import TreeText
 
@@ -102,21 +103,34 @@ def _needed(look: Look, step: StepFolder) -> Mapping[str, float] | None:
     return needed
 
 
-def damaged_files(look: Look, known: Sequence[Wrong], progress: Progress | None) -> list[Wrong]:
-    """Files whose bytes are not what was written, of the steps that sizes do not keep from being restored: every byte is read."""
+def damaged_files(look: Look, known: Sequence[Wrong], progress: Progress | None) -> tuple[list[Wrong], Look]:
+    """Files whose bytes are not what was written, of the steps that sizes do not keep from being restored: every byte is read.
+
+    In the look that comes back, steps are closed that have a file which cannot be read.
+
+    Raises:
+        OSError: a storage that is not a disk fails, and not for want of a permission.
+    """
     bad = broken(known)
     chosen = [step for step in look.committed if step.step not in bad and step.listed.closed is None]
     total = sum(step.manifest.nbytes for step in chosen if step.manifest)
     run, done, found = Run(look.root, look.naming), 0, _Found()
+    closed: dict[str, StepFolder] = {}
     for step in chosen:
         told = None if progress is None else lambda nbytes, _, done=done, tell=progress: tell(done + nbytes, total)
-        problems = _verified(run, look, step, told)
+        problems: Sequence[Problem] = ()
+        try:
+            problems = _verified(run, look, step, told)
+        except OSError as error:
+            if not (isinstance(look.root.store, PosixStore) or isinstance(error, PermissionError)):
+                raise
+            closed[step.name] = step._replace(listed=step.listed._replace(closed=error))
         needed = _needed(look, step) if problems else {}
         for problem in problems:
             stops = needed is None or problem.tensor is not None or needed.get(problem.file) == math.inf
             found.add(step, problem.file, problem.message, stops=stops)
         done += step.manifest.nbytes if step.manifest else 0
-    return found.all()
+    return found.all(), replace(look, steps={**look.steps, **closed})
 
 
 def _verified(run: Run, look: Look, step: StepFolder, progress: Progress | None) -> list[Problem]:

@@ -82,10 +82,11 @@ def _examined(
     deep: bool,
     progress: Progress | None,
 ) -> Diagnosis:
-    committed, (others, hidden) = seen.committed, foreign_steps(seen)
-    wrong = wrong_files(seen)
+    (others, hidden), wrong = foreign_steps(seen), wrong_files(seen)
     if deep:
-        wrong = [each for each in wrong if each.stops] + damaged_files(seen, wrong, progress)
+        damaged, seen = damaged_files(seen, wrong, progress)
+        wrong = [each for each in wrong if each.stops] + damaged
+    committed = seen.committed
     far = None if remote is None else tiers.remote(remote, remote_options, seen)
     known = [*(each.info.step for each in others), *(step.step for step in committed)]
     falls_to, skips, refuses = _restored(seen, known, broken(wrong), hidden)

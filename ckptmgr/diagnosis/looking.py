@@ -45,7 +45,9 @@ class Listed(NamedTuple):
     record: Head | None = None
     attempts: Mapping[str, Mapping[str, Head]] = {}
     others: Sequence[str] = ()
-    closed: OSError | None = None  # it, or an attempt's folder in it, could not be listed
+    closed: OSError | None = (
+        None  # it, or an attempt's folder in it, could not be listed, or a file of it not be read, or a file not be read
+    )
 
 
 class StepFolder(NamedTuple):

@@ -110,13 +110,16 @@ class Records:
         return any(each.step == step.step for each in self.look.committed)
 
     def _closed(self, step: StepFolder, error: OSError) -> Finding:
-        """A step whose record can be read, and whose files cannot be listed."""
-        means = "Nothing is lost. The step cannot be restored, and a restore that comes to it stops with that error."
+        """A step whose record can be read, and whose files cannot be listed, or not all be read."""
+        lost = "Nothing is lost." if error.errno in _DENIED else "Whether anything is lost cannot be told."
+        means = f"{lost} The step cannot be restored, and a restore that comes to it stops with that error."
         return replace(self._denied(step, error), means=means)
 
     def _denied(self, step: StepFolder, error: OSError) -> Finding:
         place = self.look.root.location(step.name)
-        found = f"step {step.step}: {place!r} cannot be looked at: {error.strerror or error}"
+        seen = str(error.filename or place)
+        found = f"step {step.step}: {seen!r} cannot be looked at: {error.strerror or error}"
+        place = place if seen.startswith(place) else seen  # a file that an older step has written
         means = (
             "Nothing is lost. Lists of the run, and restores without a step, stop with that error. Other steps restore by number."
         )

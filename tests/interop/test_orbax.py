@@ -78,7 +78,9 @@ def test_a_step_of_several_items_has_each_under_its_name(saved: Path) -> None:
     assert {key: [*value] for key, value in found.items()} == {"ema": ["v"], "model": ["w"]}
 
 
-def test_items_that_are_json_come_along_and_others_are_told(saved: Path, tmp_path: Path) -> None:
+def test_items_that_are_json_come_along_and_others_are_told(
+    saved: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     step = Path(shutil.copytree(saved / "several" / "1", tmp_path / "1"))
     for name, file, data in (("metrics", "metrics", b'{"loss": 0.5}'), ("proto", "metadata", b"\x08\x01"), ("odd", "x", b"x")):
         (step / name).mkdir()
@@ -90,6 +92,7 @@ def test_items_that_are_json_come_along_and_others_are_told(saved: Path, tmp_pat
         assert opened.metadata["orbax"] == {"items": {"metrics": {"loss": 0.5}, "more": {"x": 1}}}
     assert set(report.lost) == {"blob 'odd'", "blob 'proto'"}
     assert "neither arrays nor JSON" in report.lost["blob 'odd'"]
+    assert "neither arrays nor JSON, they are left out: 'odd', 'proto'" in caplog.text
 
 
 def test_steps_of_its_manager_are_found_and_migrated(saved: Path, tmp_path: Path) -> None:

@@ -220,6 +220,17 @@ def test_what_is_no_plain_tensor_is_refused_by_the_name_of_its_global(tmp_path: 
         assert "'m/w'" in str(caught.value) or value is model
 
 
+@pytest.mark.parametrize("lazy", [lambda z: z.conj(), lambda z: z.conj().imag, lambda z: z.conj()[1:]])
+def test_bytes_that_stand_for_other_values_are_refused(tmp_path: Path, lazy: Any) -> None:
+    value = lazy(torch.tensor([1 + 2j, 3 - 4j]))
+    torch.save({"m": {"z": value}}, tmp_path / "m.pt")
+    torch.save({"m": {"z": value.resolve_conj().resolve_neg()}}, tmp_path / "n.pt")
+
+    with pytest.raises(UnsafeCheckpointError, match=r"'m/z': .*conjugate or the negative.*resolve_conj"):
+        ckptmgr.load(tmp_path / "m.pt")
+    assert same(ckptmgr.load(tmp_path / "n.pt")["m"]["z"], host(value.resolve_conj().resolve_neg()))
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit", "ignore:.*TypedStorage")
 def test_older_files_and_programs_are_refused_with_what_to_do(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(3)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
