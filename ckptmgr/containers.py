@@ -16,23 +16,32 @@ from ckptmgr.step import JSON
 _LARGEST_KEY = 1 << 63
 
 
-def items(value: Any) -> list[tuple[str | int, Any]] | None:
+def columns(value: Any) -> tuple[list[str | int], list[Any]] | None:
     """Keys and values of a container, in order; None for anything else. Keys are exactly str or int.
+
+    Two lists, because there may be many: a pair for each would be as much memory again.
 
     Raises:
         UnsupportedLeafError: a key that no name can be made of; the message goes on from the container's path.
     """
     if type(value) is dict and {str}.issuperset(map(type, value)) and "".join(value).isascii():
-        return list(value.items())
+        return list(value), list(value.values())
     if isinstance(value, Mapping):
-        return [(_key(key), item) for key, item in value.items()]
-    if isinstance(value, list):
-        return list(enumerate(value))
-    if isinstance(value, tuple):
-        return list(zip(value._fields, value, strict=True)) if hasattr(value, "_fields") else list(enumerate(value))
+        pairs = list(value.items())
+        return [_key(key) for key, _ in pairs], [item for _, item in pairs]
+    if isinstance(value, list | tuple):
+        fields = getattr(value, "_fields", None) if isinstance(value, tuple) else None
+        return list(range(len(value)) if fields is None else fields), list(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [(name, getattr(value, name)) for name in _fields(value)]
+        names = _fields(value)
+        return [*names], [getattr(value, name) for name in names]
     return None
+
+
+def items(value: Any) -> list[tuple[str | int, Any]] | None:
+    """The same as pairs."""
+    found = columns(value)
+    return None if found is None else list(zip(*found, strict=True))
 
 
 def encode(value: Any, nodes: Sequence[tuple[str | int, JSON]]) -> JSON:

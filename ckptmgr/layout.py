@@ -120,11 +120,6 @@ class FileLayout:
         """The offset of each piece in the file."""
         return list(itertools.accumulate([size or 0 for size in self.sizes[:-1]], initial=0))
 
-    @property
-    def held(self) -> list[int]:
-        """The indexes of the parts among the pieces."""
-        return [index for index, piece in enumerate(self.pieces) if isinstance(piece, Part)]
-
     def parts(self) -> Iterator[tuple[int, int, Part]]:
         """Each part with its index among the pieces and its byte offset in the file."""
         for index, (piece, offset) in enumerate(zip(self.pieces, self.offsets, strict=False)):

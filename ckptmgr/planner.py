@@ -81,4 +81,4 @@ def _is_plain(layout: Layout) -> bool:
     """Whether it may be kept: it is no large one, and nothing in it is made later, from what it still holds of the state."""
     pieces = [piece for file in layout.files for piece in file.pieces]
     nbytes = sum([len(piece) for piece in pieces if isinstance(piece, bytes)])
-    return nbytes <= _MOST_NBYTES and not any(isinstance(piece, Late) for piece in pieces)
+    return nbytes <= _MOST_NBYTES and not any(issubclass(kind, Late) for kind in set(map(type, pieces)))

@@ -1,13 +1,13 @@
 """From a state tree to files in a folder: what every save does before anything is decided about steps."""
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import repeat
+from itertools import compress, repeat
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from ckptmgr import garbage, transfer, tree, treefile
 from ckptmgr.backend import Backend
@@ -222,11 +222,11 @@ def _rows(plan: Plan, digests: Mapping[str, Digests]) -> Table:
     offsets: list[int | None] = []
     checksums: list[int | None] = []
     for number, file in enumerate(plan.layout.files):
-        held, starts = file.held, file.offsets
-        parts += [part for part in file.pieces if isinstance(part, Part)]
-        offsets += [starts[index] for index in held]
-        checksums += map(digests[file.name]["crc32c"].__getitem__, held)
-        indexes += repeat(number, len(held))
+        is_part = [isinstance(piece, Part) for piece in file.pieces]
+        parts += cast(Iterable[Part], compress(file.pieces, is_part))
+        offsets += compress(file.offsets, is_part)
+        checksums += compress(digests[file.name]["crc32c"], is_part)
+        indexes += repeat(number, len(parts) - len(indexes))
     # String tensors have no raw bytes: the format's own reader decodes them, and the last file is the one it opens.
     for name in plan.flat.strings:
         parts.append(Part(name, plan.flat.specs[name]))

@@ -7,6 +7,7 @@ A tensor's name is its path joined by ``/``. Only where that would give two tens
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from ckptmgr.step import JSON
 from ckptmgr.strings import from_strings, string_tag, string_values
 
 ROOT = "tensor"  # the name of a state that is one tensor
+_nbytes = attrgetter("nbytes")
 
 
 _HINT = "store its arrays, numbers or text, or give it state_dict() and load_state_dict()"
@@ -157,22 +159,22 @@ def join(path: Path) -> str:
 
 def names(paths: Sequence[Path]) -> list[str]:
     """The names of tensors at these paths, which are different from each other; see the module's docstring."""
-    return _names(paths)[0]
+    return list(_by_name(paths)[0])
 
 
-def _names(paths: Sequence[Path]) -> tuple[list[str], set[int]]:
-    """The names, and the indexes of those that are escaped."""
+def _by_name(paths: Sequence[Path]) -> tuple[dict[str, Path], set[int]]:
+    """The paths by their names, and the indexes of those whose names are escaped."""
     try:
         found = list(map("/".join, paths)) if () not in paths else [ROOT]  # type: ignore[arg-type]
     except TypeError:
         found = [join(path) for path in paths]
     escaped: set[int] = set()
-    while len(set(found)) < len(found):
+    while len(made := dict(zip(found, paths, strict=True))) < len(found):
         count = Counter(found)
         escaped.update(index for index, name in enumerate(found) if count[name] > 1)
         for index in escaped:
             found[index] = "/".join(map(_escape, paths[index]))
-    return found, escaped
+    return made, escaped
 
 
 def _type_name(value: Any) -> str:
@@ -192,10 +194,10 @@ def _escape(key: str | int) -> str:
 class _Flattening:
     # One of these runs for each of maybe 20,000 small tensors, or 100,000 numbers: what is common is kept short.
     def __init__(self) -> None:
-        self.paths: list[Path] = []  # of each tensor, as are the next three
+        self.paths: list[Path] = []  # of each tensor, as are the next two
         self.leaves: list[Any] = []
         self.specs: list[TensorSpec] = []
-        self.firsts: list[int] = []  # the index of the first tied one
+        self.ties: dict[int, int] = {}  # the index of the first tied one
         self.nodes: list[tuple[int, dict[str, JSON]]] = []  # of single tensors, with their index
         self.groups: list[tuple[range, dict[str, JSON]]] = []  # of many at once
         self.strings: dict[int, list[bytes]] = {}
@@ -204,7 +206,9 @@ class _Flattening:
 
     def run(self, state: Any) -> Flat:
         tree = self.value(state, ())
-        found, escaped = _names(self.paths)
+        self.seen.clear()  # of many tensors it is as much memory as all that follows
+        paths, escaped = _by_name(self.paths)
+        found = list(paths)
         for index, node in self.nodes:
             node["$tensor"] = found[index]
         for indexes, node in self.groups if escaped else ():
@@ -212,14 +216,11 @@ class _Flattening:
                 node.clear()
                 node.update({str(self.paths[index][-1]): {"$tensor": found[index]} for index in indexes})
         tensors, specs = dict(zip(found, self.leaves, strict=True)), dict(zip(found, self.specs, strict=True))
-        has_ties = self.firsts != list(range(len(found)))
-        aliases = {found[index]: found[first] for index, first in enumerate(self.firsts) if first != index} if has_ties else {}
+        aliases = {found[index]: found[first] for index, first in self.ties.items()}
         for alias in aliases:
             del tensors[alias], specs[alias]
         strings = {found[index]: values for index, values in self.strings.items()}
-        return Flat(
-            skeleton.whole(tree), tensors, specs, aliases, strings, dict(zip(found, self.paths, strict=True)), self.scalars
-        )
+        return Flat(skeleton.whole(tree), tensors, specs, aliases, strings, paths, self.scalars)
 
     def value(self, value: Any, path: Path) -> JSON:
         plain = skeleton.PLAIN.get(type(value))
@@ -238,14 +239,15 @@ class _Flattening:
             kind = type(value)
             return {"$object": f"{kind.__module__}.{kind.__qualname__}", "state": self.state(value, path)}
         try:
-            inner = containers.items(value)
+            inner = containers.columns(value)
             saved = rng.capture(value) if inner is None else None
         except UnsupportedLeafError as error:
             raise unsupported(path, error) from error
         if inner is not None:
-            if (found := self.arrays(value, inner, path)) is not None:
+            if (found := self.arrays(value, *inner, path)) is not None:
                 return found
-            return containers.encode(value, [(key, self.value(item, (*path, key))) for key, item in inner])
+            nodes = [(key, self.value(item, (*path, key))) for key, item in zip(*inner, strict=True)]
+            return containers.encode(value, nodes)
         if saved is None:
             raise unsupported(path, f"is of type {_type_name(value)}, which cannot be stored: {_HINT}")
         return {"$rng": saved.kind, "state": skeleton.plain(saved.state)}
@@ -282,22 +284,20 @@ class _Flattening:
         self.nodes.append((index, node))
         self.leaves.append(leaf)
         self.specs.append(spec)
-        self.firsts.append(first)
+        if first != index:
+            self.ties[index] = first
         return node
 
-    def arrays(self, value: Any, inner: Sequence[tuple[str | int, Any]], path: Path) -> JSON | None:
+    def arrays(self, value: Any, keys: list[str | int], leaves: list[Any], path: Path) -> JSON | None:
         """The node of a container of nothing but arrays of one type that share nothing, all at once; None if it is any other."""
-        adapter = arrays.adapter(inner[0][1]) if inner else None
-        if adapter is None:
-            return None
-        keys, leaves = map(list, zip(*inner, strict=True))
-        if len(set(map(type, leaves))) > 1:
+        adapter = arrays.adapter(leaves[0]) if leaves else None
+        if adapter is None or len(set(map(type, leaves))) > 1:
             return None
         try:
             specs = adapter.describe_all(leaves)
         except (UnsupportedLeafError, UnsupportedTensorError):
             return None  # one by one, to tell which
-        if specs is None or 0 in [spec.nbytes for spec in specs]:
+        if specs is None or not all(map(_nbytes, specs)):
             return None
         indexes = range(len(self.paths), len(self.paths) + len(leaves))
         fresh: dict[Hashable, int] = dict(zip(map(id, leaves), indexes, strict=True))
@@ -306,7 +306,6 @@ class _Flattening:
         self.paths += [(*path, key) for key in keys]
         self.leaves += leaves
         self.specs += specs
-        self.firsts += indexes
         self.seen |= fresh
         kind = adapter.kind(leaves[0])
         if kind == "numpy" and type(value) is dict and (group := skeleton.arrays(keys, path)) is not None:

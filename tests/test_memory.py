@@ -50,3 +50,16 @@ def test_it_lies_in_no_file_and_holds_nothing() -> None:
 def test_an_unknown_name_is_a_key_error() -> None:
     with pytest.raises(KeyError, match="absent"):
         MemorySource({}, {}).read("absent")
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: np.array([b"ab"]), lambda: np.zeros(1, ">f4").view(np.recarray), lambda: torch.zeros(1)]
+)
+def test_whole_tensors_are_what_read_gives_whatever_is_among_them(make) -> None:
+    array = np.ones(3, np.float32)
+    source = MemorySource({"a": array, "b": make()}, {})
+
+    assert source.whole(["a"])[0] is array
+    first, second = source.whole(["b", "a"])
+    assert (first.dtype, first.tolist()) == (source.read("b").dtype, source.read("b").tolist())
+    assert second is array

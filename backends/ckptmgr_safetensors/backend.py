@@ -41,6 +41,8 @@ class SafetensorsBackend:
         parts = [part for file in contents.files for part in file]
         _check(parts)
         names = metadata.file_names(contents)
+        if len(names) < len(parts) + len(contents.aliases):
+            raise ValueError("a tensor is given twice")
         values = metadata.metadata_of(contents, names)
         if len(contents.files) <= 1:
             strings = metadata.to_strings(values)
@@ -95,14 +97,12 @@ def _check(parts: Sequence[Part]) -> None:
             raise UnsupportedTensorError(
                 f"a safetensors file holds whole tensors, not the slice {box.start} to {box.stop} of {name!r}", tensor=name
             )
-    if len({part.name for part in parts}) < len(parts):
-        raise ValueError("a tensor is given twice")
 
 
 def _file(name: str, parts: Sequence[Part], names: dict[str, str], strings: dict[str, str], align: int) -> FileLayout:
-    if len({part.spec.dtype for part in parts}) > 1:
+    if len({part[1].dtype for part in parts}) > 1:
         parts = sorted(parts, key=lambda part: _WIDEST_FIRST[part.spec.dtype])
-    first = header.build([(names[part.name], part.spec) for part in parts], strings, align)
+    first = header.build([names[part[0]] for part in parts], [part[1] for part in parts], strings, align)
     return FileLayout(name, (first, *parts))
 
 

@@ -6,9 +6,10 @@ overlap or rest, so whoever reads by its offsets stays inside the file.
 Source: the format notes of the safetensors repository, and its reference library 0.8.0.
 """
 
+import io
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring as quoted
 from operator import itemgetter
@@ -49,6 +50,8 @@ DTYPES = {  # code in the file -> name of the dtype
 CODES = {name: code for code, name in DTYPES.items()}
 _PACKED_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 BITS = {code: _PACKED_BITS.get(code) or numpy_dtype(name).itemsize * 8 for code, name in DTYPES.items()}
+
+_SOME = 512  # entries that are made at once
 
 # A tensor's entry has three lists and objects in some fifty bytes; Python takes twenty times the text of "[],[],[]".
 _MIN_CONTAINERS = 4096
@@ -109,31 +112,56 @@ def parse(text: bytes, origin: Origin) -> Header:
     return Header(_places(_entries(root, origin), LENGTH_NBYTES + len(text), origin), metadata)
 
 
-def build(tensors: Sequence[tuple[str, TensorSpec]], metadata: Mapping[str, str], align: int) -> bytes:
-    """A file's bytes before its data, for tensors in the order of their data.
+def build(names: Sequence[str], specs: Sequence[TensorSpec], metadata: Mapping[str, str], align: int) -> bytes:
+    """A file's bytes before its data, for tensors of these names and specs in the order of their data.
 
     Data starts at a multiple of ``align`` (and of 8): the header is padded with spaces, which every reader accepts.
 
     Raises:
         UnsupportedTensorError: the header is over the format's limit.
     """
-    pieces = [f"{quoted(METADATA)}:{_object(metadata)}"] if metadata else []
-    # By identity: specs are interned, and hashing one costs more than the rest of its entry.
-    kinds = {id(spec): spec for _, spec in tensors}
-    heads = {key: f'"dtype":"{CODES[spec.dtype]}","shape":[{",".join(map(str, spec.shape))}]' for key, spec in kinds.items()}
-    ends = [0, *itertools.accumulate([spec.nbytes for _, spec in tensors])]
-    pieces += [
-        f'{quoted(name)}:{{{heads[id(spec)]},"data_offsets":[{begin},{end}]}}'
-        for (name, spec), (begin, end) in zip(tensors, itertools.pairwise(ends), strict=True)
-    ]
-    text = f"{{{','.join(pieces)}}}".encode()
-    text += b" " * (-(LENGTH_NBYTES + len(text)) % math.lcm(align, 8))
-    if len(text) > MAX_HEADER_NBYTES:
+    # Written piece by piece into one buffer: for many tensors, each copy of the text is fresh memory and a millisecond.
+    stream = io.BytesIO()
+    stream.write(bytes(LENGTH_NBYTES) + b"{")
+    if metadata:
+        stream.write(f"{quoted(METADATA)}:{_object(metadata)}{',' if names else ''}".encode())
+    for text in _entries_of(names, specs):
+        stream.write(text.encode())
+    stream.write(b"}")
+    stream.write(b" " * (-stream.tell() % math.lcm(align, 8)))
+    nbytes = stream.tell() - LENGTH_NBYTES
+    if nbytes > MAX_HEADER_NBYTES:
         raise UnsupportedTensorError(
-            f"a header of {len(text)} bytes for {len(tensors)} tensors is over the format's limit of {MAX_HEADER_NBYTES}: "
+            f"a header of {nbytes} bytes for {len(names)} tensors is over the format's limit of {MAX_HEADER_NBYTES}: "
             "write more and smaller files (max_file_nbytes), or shorter names and metadata"
         )
-    return len(text).to_bytes(LENGTH_NBYTES, "little") + text
+    stream.seek(0)
+    stream.write(nbytes.to_bytes(LENGTH_NBYTES, "little"))
+    return stream.getvalue()
+
+
+def _entries_of(names: Sequence[str], specs: Sequence[TensorSpec]) -> Iterator[str]:
+    """The JSON of the tensors' entries, some hundred at a time, in columns of texts that are joined."""
+    # By identity: specs are interned, and hashing one costs more than the rest of its entry.
+    kinds = {id(spec): spec for spec in specs}
+    heads = {
+        key: f'":{{"dtype":"{CODES[spec.dtype]}","shape":[{",".join(map(str, spec.shape))}],"data_offsets":['
+        for key, spec in kinds.items()
+    }
+    begin = 0
+    for at in range(0, len(names), _SOME):
+        some, these = names[at : at + _SOME], specs[at : at + _SOME]
+        if len(quoted("".join(some))) > len('""') + sum(map(len, some)):  # some have to be escaped
+            some = [quoted(name)[1:-1] for name in some]
+        ends = list(itertools.accumulate([spec.nbytes for spec in these], initial=begin))
+        begin, numbers = ends[-1], list(map(str, ends))
+        row = ['"', "", "", "", ",", "", "]},"]
+        texts = row * len(some)
+        texts[1::7], texts[2::7] = some, map(heads.__getitem__, map(id, these))
+        texts[3::7], texts[5::7] = numbers[:-1], numbers[1:]
+        if at + _SOME >= len(names):
+            texts[-1] = "]}"
+        yield "".join(texts)
 
 
 def check_dtypes(parts: Sequence[Part]) -> None:
@@ -142,7 +170,7 @@ def check_dtypes(parts: Sequence[Part]) -> None:
     Raises:
         UnsupportedTensorError: lists the tensors of the first such dtype.
     """
-    if not CODES.keys() >= {part.spec.dtype for part in parts}:
+    if not CODES.keys() >= {part[1].dtype for part in parts}:  # by number, because there may be many
         refused = [part for part in parts if part.spec.dtype not in CODES]
         dtype = refused[0].spec.dtype
         names = [part.name for part in refused if part.spec.dtype == dtype]

