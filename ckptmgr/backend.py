@@ -195,7 +195,7 @@ def find(name: str) -> Backend:
     found = _entry_points().get(name)
     if found is None:
         names = available()
-        raise BackendNotFoundError(f"no backend {name!r} is installed (found: {shown(names) or 'none'})", available=names)
+        raise BackendNotFoundError(f"no backend {name!r} is installed (found: {shown(names, 20) or 'none'})", available=names)
     try:
         kind = found.load()
     except ImportError as error:

@@ -18,7 +18,7 @@ from ckptmgr.errors import CorruptCheckpointError, StepNotFoundError, Unsupporte
 from ckptmgr.layout import Extent, Part
 from ckptmgr.manifest import ASSET, TREE, FileEntry, Manifest, folder_name
 from ckptmgr.matching import RestoreReport
-from ckptmgr.renaming import Rule, near_names
+from ckptmgr.renaming import Renaming, near_names
 from ckptmgr.smallfile import read_checked
 from ckptmgr.source import Replaceable, TensorSource, unreadable_of
 from ckptmgr.spec import TensorSpec
@@ -180,7 +180,7 @@ class Checkpoint:
         *,
         into: Any = None,
         select: Sequence[str] | str | None = None,
-        rename: Sequence[Rule] | None = None,
+        rename: Renaming | None = None,
         cast: Cast = "no",
         strict: bool = True,
         verify: Verify | None = None,
@@ -191,10 +191,11 @@ class Checkpoint:
         """The state, or the part of it that ``into`` and ``select`` ask for.
 
         ``into``: containers, arrays and objects like those wanted. ``select``: globs on names; only names that one of them
-        matches are wanted, on both sides. ``rename``: rules ``(prefix, new prefix)``, ``(pattern, replacement)`` or functions,
-        which change the checkpoint's names in turn. ``cast``: which dtypes may be converted: ``"no"``, ``"same_kind"`` (numpy's
-        rule), ``"any"``. With ``strict`` every difference is an error; without, what fits is restored, the rest of ``into`` stays
-        as it is and is listed in the report.
+        matches are wanted, on both sides. ``rename``: one rule or several that change the checkpoint's names in turn:
+        ``(prefix, new prefix)``, ``(pattern, replacement)``, a function, a dict of exact names, ``"strip-module"``,
+        ``"strip-compiled"``. ``cast``: which dtypes may be converted: ``"no"``, ``"same_kind"`` (numpy's rule), ``"any"``. With
+        ``strict`` every difference is an error; without, what fits is restored, the rest of ``into`` stays as it is and is
+        listed in the report.
 
         New numpy arrays share slabs of memory with their neighbours in the files; with ``copy`` each has memory of its own. With
         ``mmap``, which goes without ``into``, they are the files on a local disk, copied on write: nothing is read now, and

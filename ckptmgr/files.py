@@ -11,7 +11,7 @@ from ckptmgr.checkpoint import SKELETON, Cast, Checkpoint, files_of, open_files,
 from ckptmgr.errors import CorruptCheckpointError
 from ckptmgr.manifest import MANIFEST, folder_name, parse_attempt
 from ckptmgr.record import decode
-from ckptmgr.renaming import Rule
+from ckptmgr.renaming import Renaming
 from ckptmgr.step import JSON
 from ckptmgr.storage import Folder, open_folder
 from ckptmgr.transfer import Progress, Verify
@@ -72,7 +72,7 @@ def load(
     into: Any = None,
     *,
     select: Sequence[str] | str | None = None,
-    rename: Sequence[Rule] | None = None,
+    rename: Renaming | None = None,
     cast: Cast = "no",
     strict: bool = True,
     backend: str | Backend | None = None,

@@ -5,7 +5,7 @@ The law: nothing is guessed. Without a word of these callbacks, or of a file tha
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ckptmgr import choosing
@@ -81,8 +81,16 @@ def placed(stages: Stages, bags: Baggage) -> tuple[Stages, Baggage]:
     rate = [name for name in stages.shape.names if name == _RATE and facts["framework"] != "keras"]
     names = {name: own for name, own in stages.shape.names.items() if name not in rate}
     stages = replace(stages, shape=replace(stages.shape, names=names), left_out=[*stages.left_out, *rate])
-    told = {"kind": "step", "keras_version": facts.get("version"), "backend": facts.get("backend"), "stored": stored([*names])}
+    places = stored(_ordered(names, facts))
+    told = {"kind": "step", "keras_version": facts.get("version"), "backend": facts.get("backend"), "stored": places}
     return stages, replace(bags, metadata={**bags.metadata, KERAS: told})
+
+
+def _ordered(names: Iterable[str], facts: Mapping[str, JSON]) -> list[str]:
+    """The names, those of the optimizer's variables in the order that the step tells of, if it does."""
+    told = facts.get("optimizer")
+    places = {f"optimizer/{name}": index for index, name in enumerate(told)} if isinstance(told, list) else {}
+    return sorted(names, key=lambda name: places.get(name, -1))
 
 
 def stored(names: Sequence[str]) -> dict[str, str]:

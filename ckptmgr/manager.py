@@ -24,7 +24,7 @@ from ckptmgr.incremental import Incremental
 from ckptmgr.manifest import Manifest
 from ckptmgr.naming import StepNaming, checked_step
 from ckptmgr.planner import Planner
-from ckptmgr.renaming import Rule
+from ckptmgr.renaming import Renaming
 from ckptmgr.resuming import restored_or_initial, with_skipped
 from ckptmgr.retention import KeepAll, Plan, Retention, best, plan
 from ckptmgr.saving import Asset, Prepared
@@ -225,7 +225,7 @@ class CheckpointManager:
         *,
         into: Any = None,
         select: Sequence[str] | str | None = None,
-        rename: Sequence[Rule] | None = None,
+        rename: Renaming | None = None,
         cast: Cast = "no",
         strict: bool = True,
         verify: Verify | None = None,

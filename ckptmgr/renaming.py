@@ -14,6 +14,15 @@ from ckptmgr.tree import join
 Rule: TypeAlias = tuple[str | re.Pattern[str], str] | Callable[[str], str]
 """Changes a name: ``(prefix, new prefix)``, ``(pattern, replacement)`` as in `re.sub`, or a function."""
 
+Renaming: TypeAlias = Rule | str | Mapping[str, str] | Sequence[Rule | str | Mapping[str, str]]
+"""One rule or several: of those above, the names of `NAMED` ones, and exact names with their new ones."""
+
+NAMED: Mapping[str, Rule] = {
+    "strip-module": (re.compile(r"(^|/)module\."), r"\1"),
+    "strip-compiled": (re.compile(r"(^|[/.])_orig_mod\."), r"\1"),
+    "tf-attributes": (re.compile(r"/\.ATTRIBUTES/VARIABLE_VALUE$"), ""),
+}
+
 _NEIGHBOURS = 32  # names on each side that may be near
 _MOST = 32  # names that near ones are looked for
 _CONTAINERS = frozenset({dict, Fields, list, tuple})  # of a decoded skeleton; leaves may be tuples of other types
@@ -35,6 +44,47 @@ def renamed(name: str, rules: Sequence[Rule]) -> str:
         if not isinstance(name, str):
             raise TypeError(f"the rename rule {rule!r} gave {name!r}, which is no name")
     return name
+
+
+def rules_of(given: Renaming | None) -> list[Rule]:
+    """The rules that a restore is given, one or several in any of their forms, as `renamed` takes them.
+
+    Raises:
+        ValueError: a name that is none of `NAMED`.
+        TypeError: a rule of another form.
+    """
+    if given is None:
+        return []
+    several: Sequence[Any] = [given]
+    if isinstance(given, Sequence) and not isinstance(given, str) and not is_pair(given):
+        several = given
+    return [_rule(each) for each in several]
+
+
+def is_pair(given: Any) -> bool:
+    """Whether that is one rule of two texts, or of a pattern and a text, and not two named rules."""
+    is_two = isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], str | re.Pattern) and isinstance(given[1], str)
+    return is_two and not all(each in NAMED for each in given)
+
+
+def _rule(given: Any) -> Rule:
+    if isinstance(given, Mapping):
+        names = dict(given)
+        return lambda name: names.get(name, name)
+    if isinstance(given, str):
+        if given not in NAMED:
+            raise ValueError(
+                f"{given!r} is none of the named rules of a restore ({shown([*NAMED])}); others are (prefix, new prefix)"
+            )
+        return NAMED[given]
+    pair = tuple(given) if isinstance(given, list) else given
+    if not callable(given) and not is_pair(pair):
+        raise TypeError(
+            f"{given!r} is no rename rule of a restore: (prefix, new), (pattern, replacement), a dict, a name or a function; "
+            "for other frameworks' layers and files of rules, convert first"
+        )
+    rule: Rule = pair
+    return rule
 
 
 def rename_tree(tree: Any, rules: Sequence[Rule], *, is_flat: bool = False) -> Any:

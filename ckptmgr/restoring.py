@@ -14,7 +14,7 @@ import numpy as np
 from ckptmgr import arrays, garbage, rng, transfer, whole
 from ckptmgr.casting import Cast, cast_array, to_scalar
 from ckptmgr.matching import ABSENT, Match, RestoreReport, Stored, Wanted, match
-from ckptmgr.renaming import Rule, Selection
+from ckptmgr.renaming import Renaming, Selection, rules_of
 from ckptmgr.rng import RngState
 from ckptmgr.skeleton import Path, TensorNode
 from ckptmgr.source import TensorSource
@@ -33,7 +33,7 @@ def restore(
     *,
     into: Any = None,
     select: Sequence[str] | str | None = None,
-    rename: Sequence[Rule] | None = None,
+    rename: Renaming | None = None,
     cast: Cast = "no",
     strict: bool = True,
     verify: Verify = "full",
@@ -72,7 +72,7 @@ def restore(
             f"mmap=True gives new arrays that are the files themselves: leave out {'copy=True' if copy else 'into='}"
         )
     memory: Memory = "mapped" if mmap else "own" if copy else "shared"
-    stored = Stored(source, skeleton, rename or ())
+    stored = Stored(source, skeleton, rules_of(rename))
     if into is None and select is None:
         return whole.load(source, stored, verify, progress, memory)
     template = survey(into, is_foreign=stored.is_foreign)

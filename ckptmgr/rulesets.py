@@ -4,7 +4,6 @@ The law: what a conversion kept of its rules is names alone, found again by the 
 """
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeAlias
@@ -15,7 +14,7 @@ from ckptmgr.errors import CorruptCheckpointError, shown
 from ckptmgr.fields import Fields
 from ckptmgr.files import open_checkpoint
 from ckptmgr.layers import KINDS, Layer
-from ckptmgr.renaming import near_names
+from ckptmgr.renaming import NAMED, is_pair, near_names
 from ckptmgr.rules import AnyRule, Exact, Layers, Prefixes
 from ckptmgr.step import JSON
 
@@ -25,9 +24,7 @@ _VERSION = 1
 BUILT_IN: Mapping[str, AnyRule] = {
     "keras-to-torch": Layers("keras-to-torch"),
     "torch-to-keras": Layers("torch-to-keras"),
-    "strip-module": (re.compile(r"(^|/)module\."), r"\1"),
-    "strip-compiled": (re.compile(r"(^|[/.])_orig_mod\."), r"\1"),
-    "tf-attributes": (re.compile(r"/\.ATTRIBUTES/VARIABLE_VALUE$"), ""),
+    **NAMED,
 }
 
 Given: TypeAlias = "str | os.PathLike[str] | Rules | Mapping[str, str] | AnyRule"
@@ -57,8 +54,8 @@ class Rules:
             return cls((Exact(dict(given)),))
         if isinstance(given, Rules):
             return cls(given.rules, given.select, given.cast)
-        if isinstance(given, Layers) or callable(given):
-            return cls((given,))
+        if isinstance(given, Layers) or callable(given) or is_pair(given):
+            return cls((given,))  # type: ignore[arg-type]
         made = cls()
         each: Any
         for each in given:

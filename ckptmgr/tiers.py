@@ -27,7 +27,7 @@ from ckptmgr.finding import VerifyReport
 from ckptmgr.manager import CheckpointManager
 from ckptmgr.naming import checked_step
 from ckptmgr.nearest import Nearest
-from ckptmgr.renaming import Rule
+from ckptmgr.renaming import Renaming
 from ckptmgr.resuming import restored_or_initial, with_skipped
 from ckptmgr.retention import KeepAll, Retention, best
 from ckptmgr.saving import Asset, Prepared
@@ -203,7 +203,7 @@ class TieredManager:
         *,
         into: Any = None,
         select: Sequence[str] | str | None = None,
-        rename: Sequence[Rule] | None = None,
+        rename: Renaming | None = None,
         cast: Cast = "no",
         strict: bool = True,
         verify: Verify | None = None,

@@ -23,13 +23,15 @@ def data() -> tuple[np.ndarray, np.ndarray]:
     return x, x @ np.array([[1], [-2], [3], [0.5]], np.float32)
 
 
-def tutorial(lib: Any, *, units: int = 8, optimizer: Any = "adam", metrics: Any = ("mae",), **options: Any) -> Any:
+def tutorial(
+    lib: Any, *, units: int = 8, seed: int | None = 3, optimizer: Any = "adam", metrics: Any = ("mae",), **options: Any
+) -> Any:
     """Dense, dropout, dense: the model of the tutorial "Save and load models"."""
     model = lib.Sequential(
         [
             lib.layers.Input((4,)),
             lib.layers.Dense(units, activation="relu"),
-            lib.layers.Dropout(0.2, seed=3),
+            lib.layers.Dropout(0.2, seed=seed),
             lib.layers.Dense(1),
         ]
     )

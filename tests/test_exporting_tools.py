@@ -146,7 +146,12 @@ def test_an_object_graph_comes_along(tmp_path: Path) -> None:
 # ---- Keras
 
 
-@pytest.mark.parametrize("make", [keras_models.tutorial, keras_models.nested])
+def averaged(lib: Any) -> Any:
+    """A model whose optimizer has its variables by kind, not by weight."""
+    return keras_models.tutorial(lib, optimizer=lib.optimizers.Adam(amsgrad=True, use_ema=True, gradient_accumulation_steps=2))
+
+
+@pytest.mark.parametrize("make", [keras_models.tutorial, keras_models.nested, averaged])
 def test_keras_loads_a_step_of_its_callbacks_as_a_model(tmp_path: Path, make: Any) -> None:
     keras.layers.Dense(1)  # so that names which count do not begin at the beginning
     x, y = keras_models.data()

@@ -8,6 +8,7 @@ from hypothesis import given
 
 from ckptmgr.errors import StateMismatchError
 from ckptmgr.renaming import near_names
+from ckptmgr.rules import Layers
 
 
 def test_select_restricts_both_sides() -> None:
@@ -42,6 +43,40 @@ def test_rename_rules_apply_in_order_to_the_names_of_the_checkpoint() -> None:
     assert states.same(
         {"model": {"block_1": {"w": np.ones(2)}, "block_2": {"W": np.ones(3)}}}, states.restored(state, rename=rules)
     )
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        ("module.", ""),
+        [["module.", ""]],
+        (re.compile("^module[.]"), ""),
+        "strip-module",
+        ["strip-module"],
+        ("strip-compiled", "strip-module"),
+        {"module.w": "w"},
+        [{"module.w": "w"}],
+        lambda name: name.removeprefix("module."),
+    ],
+)
+def test_a_rule_may_stand_alone_and_be_of_any_form(rename: Any) -> None:
+    assert states.restored({"module.w": 1}, rename=rename) == {"w": 1}
+
+
+@pytest.mark.parametrize(
+    ("rename", "error", "word"),
+    [
+        ("strip-modul", ValueError, "strip-module"),
+        (["module."], ValueError, "prefix"),
+        ([("a",)], TypeError, "no rename rule"),
+        ([("a", None)], TypeError, "no rename rule"),
+        ([3], TypeError, "no rename rule"),
+        (Layers("keras-to-torch"), TypeError, "convert"),
+    ],
+)
+def test_what_is_no_rule_is_refused(rename: Any, error: type[Exception], word: str) -> None:
+    with pytest.raises(error, match=word):
+        states.restored({"a": 1}, rename=rename)
 
 
 def test_rules_that_give_two_values_one_name_are_refused() -> None:

@@ -4,6 +4,7 @@ Neither Keras asks for its own base class: a callback is what has the hooks. So 
 """
 
 import math
+import os
 import sys
 from collections.abc import Mapping
 from numbers import Integral, Real
@@ -86,6 +87,7 @@ class CheckpointCallback(Hooks):
     replaced.
 
     Raises:
+        TypeError: a path in place of a manager.
         ValueError: an argument out of its range; when training, a monitored metric that `fit` does not log.
         NotImplementedError: when training begins: the architecture cannot be saved; use ``save_weights_only``.
     """
@@ -102,6 +104,9 @@ class CheckpointCallback(Hooks):
         initial_value_threshold: float | None = None,
         verbose: int = 0,
     ) -> None:
+        if isinstance(manager, str | os.PathLike):
+            path = os.fspath(manager)
+            raise TypeError(f"the callback saves into a run by its manager, CheckpointManager({path!r}), and not into a file")
         is_count = isinstance(save_freq, Integral) and not isinstance(save_freq, bool) and save_freq > 0
         if save_freq != "epoch" and not is_count:
             raise ValueError(f"save_freq must be 'epoch' or a number of batches, not {save_freq!r}")
@@ -191,11 +196,13 @@ class CheckpointCallback(Hooks):
                 rows.setdefault(name, []).append(value)
         rows = {name: row for name, row in rows.items() if len(scalars(dict(enumerate(row)))) == len(row)}
         keys = dict(zip(unique(name.replace("/", "_") for name in rows), rows, strict=True))
-        record = {
+        record: dict[str, Any] = {
             "epochs": np.asarray(epochs, np.int64),
             "logs": {key: np.asarray(rows[name], np.float64) for key, name in keys.items()},
             "names": keys,
         }
+        if states := keras_state.generators(self.model):
+            record["generators"] = states
         metrics = keras_state.metric_values(self.model) if batch else {}
         return {"history": record, **({"metrics": metrics} if metrics else {})}
 

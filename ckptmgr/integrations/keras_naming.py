@@ -155,7 +155,7 @@ def optimizer_variables(optimizer: Any, weights: Mapping[tuple[str, ...], Any], 
     for name, _ in variables:
         found = _slot(name, references)
         if found is None:
-            named.append(name.replace("/", "_"))
+            named.append(re.sub(r"(?i)^(variable)_\d+$", r"\1", name.replace("/", "_")))  # as Nadam's: Keras made it up
             continue
         reference, slot = found
         owners = references[reference]

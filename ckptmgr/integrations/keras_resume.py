@@ -95,11 +95,19 @@ class ResumeCallback(CheckpointCallback):
         if position.batch and position.epoch == epoch:
             calls = _calls(position.batch, self.model, self.params.get("steps"))
             self._skipping = _SkippingOf(self.model, calls, self._restored.get("metrics", {}))
+        else:
+            self._set_generators()
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Ends the skipping when all is skipped."""
         if self._skipping is not None and not self._skipping.next():
             self._end_skipping()
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Counts, and saves if it is time. After the last batch to skip, torch's generators are as they were then."""
+        super().on_train_batch_end(batch, logs)
+        if self._skipping is not None and not self._skipping.left:
+            self._set_generators()
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Saves, with ``save_freq="epoch"``."""
@@ -128,6 +136,9 @@ class ResumeCallback(CheckpointCallback):
             return
         history.epoch = [int(epoch) for epoch in record["epochs"]]
         history.history = {name: record["logs"][key].tolist() for key, name in record["names"].items()}
+
+    def _set_generators(self) -> None:
+        keras_state.set_generators(self.model, self._restored.get("history", {}).get("generators", {}))
 
     def _end_skipping(self) -> None:
         if self._skipping is not None:
@@ -169,7 +180,7 @@ class _SkippingOf(Skipping):
 
     def __init__(self, model: Any, calls: int, metrics: Mapping[str, Any]) -> None:
         self._model, self._train = model, model.train_function
-        self._left, self._is_expected = calls, False
+        self.left, self._is_expected = calls, False
         self._metrics = metrics
         self._logs: dict[str, Any] | None = None
         self._set_metrics()
@@ -177,7 +188,7 @@ class _SkippingOf(Skipping):
 
     def next(self) -> bool:
         """Told before each batch: whether it is one to skip."""
-        self._is_expected = self._left > 0
+        self._is_expected = self.left > 0
         return self._is_expected
 
     def end(self) -> None:
@@ -190,7 +201,7 @@ class _SkippingOf(Skipping):
         if not self._is_expected:
             self.end()
             return self._train(*arguments)
-        self._left, self._is_expected = self._left - 1, False
+        self.left, self._is_expected = self.left - 1, False
         batches = self._drawn(arguments[-1])
         if len(arguments) == 2:  # JAX: the state is with us, and none of it in the model
             return self._logs or {}, arguments[0]

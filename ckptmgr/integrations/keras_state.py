@@ -23,6 +23,7 @@ Holds = Literal["weights", "model", "fit"]
 FRAMEWORKS = ("keras", "tf_keras")
 WEIGHTS = ("layers", "vars", "other")  # the groups of the state that hold weights
 FACTS = "keras"  # the key of our own facts in a step's metadata
+OPTIMIZER = "optimizer"  # among our facts: its variables in Keras' order
 
 
 class Parts(NamedTuple):
@@ -52,10 +53,17 @@ def framework(model: Any) -> str:
 
 
 def facts(model: Any, holds: Holds) -> dict[str, JSON]:
-    """What the metadata of a step says of the framework that saved it."""
+    """What the metadata of a step says of the framework that saved it, and the order of the optimizer's variables there.
+
+    The order is told only where it is not that of the state, which has what belongs to one weight together.
+    """
     name = framework(model)
     module = sys.modules[name]
-    return {"framework": name, "version": module.__version__, "backend": _backend(name), "holds": holds}
+    told: dict[str, JSON] = {"framework": name, "version": module.__version__, "backend": _backend(name), "holds": holds}
+    own = ["/".join(path) for path in parts(model).optimizer] if model.built else []
+    weights = {weight: index for index, weight in enumerate(dict.fromkeys(name.partition("/")[0] for name in own))}
+    is_same = own == sorted(own, key=lambda name: weights[name.partition("/")[0]])
+    return told if is_same else {**told, OPTIMIZER: [*own]}
 
 
 def facts_of(info: StepInfo | None) -> Mapping[str, JSON]:
@@ -174,6 +182,26 @@ def metric_values(model: Any) -> dict[str, Any]:
     """The variables of the metrics that `fit` is computing, by index."""
     found = [variable for metric in model.metrics for variable in metric.variables]
     return {str(index): variable for index, variable in enumerate(found)}
+
+
+def generators(model: Any) -> dict[str, Any]:
+    """The states of torch's own generators, from which Keras takes what has no seed on that backend; empty on the others."""
+    if _backend(framework(model)) != "torch":
+        return {}
+    torch = sys.modules["torch"]
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return {"cpu": torch.get_rng_state(), **{f"cuda-{index}": state for index, state in enumerate(devices)}}
+
+
+def set_generators(model: Any, states: Mapping[str, Any]) -> None:
+    """Puts back what `generators` gave, for the devices that are there."""
+    live = generators(model)
+    for name, state in states.items():
+        if name not in live:
+            continue
+        torch, (device, _, index) = sys.modules["torch"], name.partition("-")
+        tensor = torch.tensor(state, dtype=torch.uint8)
+        torch.set_rng_state(tensor) if device == "cpu" else torch.cuda.set_rng_state(tensor, int(index))
 
 
 def _backend(name: str) -> str:

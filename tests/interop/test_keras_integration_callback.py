@@ -1,6 +1,7 @@
 """`CheckpointCallback`: the callback part of the Keras tutorial, with steps instead of files."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from frameworks import keras
 from keras_models import STEPS, optimizer_values, predictions, same, train, tutorial, weights
 
 from ckptmgr import CheckpointManager, KeepBest, KeepLast, StateMismatchError
-from ckptmgr.integrations.keras import CheckpointCallback, restore_weights
+from ckptmgr.integrations.keras import CheckpointCallback, ResumeCallback, restore_weights
 from ckptmgr.integrations.keras_state import parts
 
 
@@ -196,6 +197,13 @@ def test_verbose_tells_of_each_save(lib: Any, manager: CheckpointManager, capsys
 def test_arguments_are_checked_at_once(manager: CheckpointManager, options: Any, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         CheckpointCallback(manager, **options)
+
+
+@pytest.mark.parametrize("callback", [CheckpointCallback, ResumeCallback])
+def test_a_path_in_place_of_a_manager_is_refused_at_once(callback: Any, tmp_path: Path) -> None:
+    for path in ("run/model.keras", tmp_path):
+        with pytest.raises(TypeError, match=re.escape(f"CheckpointManager({str(path)!r})")):
+            callback(path)
 
 
 def test_numbers_may_be_those_of_numpy(manager: CheckpointManager) -> None:

@@ -134,6 +134,7 @@ CHOICE = " or ".join(
         "test_optimizer_variables",
         "test_resumed_training and 4",
         "test_random_streams",
+        "test_dropout_without",
         "test_callback_beside",
     ]
 )

@@ -7,7 +7,7 @@ from frameworks import keras
 from keras_models import custom, nested, subclassed, train, tutorial, with_custom
 
 from ckptmgr.integrations.keras_naming import Walk, optimizer_variables, snake, unique
-from ckptmgr.integrations.keras_state import parts
+from ckptmgr.integrations.keras_state import build_optimizer, parts
 
 
 def names(named: Any) -> list[str]:
@@ -79,6 +79,16 @@ def test_optimizer_variables_are_called_after_their_weights(lib: Any) -> None:
     assert "learning_rate" in found
     assert {f"dense_kernel/{first}", f"dense_kernel/{second}", f"dense_1_bias/{second}"} <= set(found)
     assert len(found) == 10
+
+
+def test_variable_of_an_optimizer_without_a_name_has_that_of_the_first_model(lib: Any) -> None:
+    found = []
+    for _ in range(2):
+        model = tutorial(lib, optimizer=lib.optimizers.Nadam())
+        build_optimizer(model)
+        found.append(names(parts(model).optimizer))
+
+    assert found[0] == found[1]
 
 
 def test_random_state_is_apart_from_the_weights() -> None:

@@ -70,6 +70,19 @@ def test_random_streams_go_on(lib: Any, manager: CheckpointManager) -> None:
     assert same(*states)
 
 
+@pytest.mark.parametrize(("after", "save_freq"), [(9, 4), (STEPS, STEPS)])
+def test_dropout_without_a_seed_goes_on(lib: Any, manager: CheckpointManager, after: int, save_freq: int) -> None:
+    whole = alike(lib, seed=None)
+    train(whole, epochs=3)
+    cut(lib, manager, after, save_freq, seed=None)
+    resumed = alike(lib, seed=None)
+    lib.utils.set_random_seed(8)
+
+    train(resumed, ResumeCallback(manager), epochs=3)
+
+    assert same(weights(resumed), weights(whole))
+
+
 def test_training_that_was_complete_is_not_trained_again(lib: Any, manager: CheckpointManager) -> None:
     model, again = alike(lib), alike(lib)
     before = train(model, ResumeCallback(manager), epochs=2)
