@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -79,3 +80,11 @@ def descriptors() -> dict[int, str]:
         except FileNotFoundError:  # that of the listing itself
             continue
     return found
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    """Returns when it is so."""
+    deadline = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)

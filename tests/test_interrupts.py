@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from interrupts import descriptors, interrupted_at, signalled_after, threads
+from interrupts import descriptors, interrupted_at, signalled_after, threads, wait_for
 
 from ckptmgr import BackgroundSaver, CheckpointManager, KeepLast
 from ckptmgr.storage import PosixStore
@@ -28,6 +28,7 @@ class Trainer:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.times = 0
         self.manager = self.opened()
         for step in (1, 2, 3):
             self.manager.save(step, state(step))
@@ -38,6 +39,9 @@ class Trainer:
         manager = CheckpointManager(self.root, retention=KeepLast(2), max_file_nbytes=1 << 12)
         assert isinstance(manager.folder.store, PosixStore)
         manager.folder.store.lock_timeout_s = 1.0  # a lock that was lost shows soon
+        self.times += 1
+        if self.times % 2:  # the state in many windows, of which other threads make the checksums and read some
+            manager.folder.store.window_nbytes = 1 << 10
         return manager
 
     def newest(self) -> int:
@@ -142,10 +146,3 @@ def test_whoever_handles_an_interrupt_has_the_lock_at_once(trainer: Trainer) -> 
         except KeyboardInterrupt:
             trainer.manager.pin(3, "poster")
             trainer.manager.unpin(3, "poster")
-
-
-def wait_for(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
