@@ -20,7 +20,7 @@ from ckptmgr.storage import PosixStore
 IS_ALL = "CKPTMGR_ALL_FAULTS" in os.environ
 # One that comes while a generator or a weak reference is let go of cannot be raised: Python tells of it and goes on.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
-PLACES, SIGNALS = (10**9, 2000) if IS_ALL else (100, 100)  # of each action, which has some thousand places
+PLACES, SIGNALS = (10**9, 2000) if IS_ALL else (60, 60)  # of each action, which has some thousand places
 
 
 class Trainer:
@@ -87,6 +87,11 @@ def state(step: int) -> dict:
     return {**tensors, "small": {str(index): np.full(3, step) for index in range(20)}, "step": step}
 
 
+def is_open_only(before: dict[int, str]) -> bool:
+    """Whether nothing else is open, but for what Python will close when it next looks for cycles."""
+    return descriptors() == before or (gc.collect() >= 0 and descriptors() == before)
+
+
 def is_whole(found: dict, step: int) -> bool:
     return found["step"] == step and all((found[f"w{index}"] == step + index).all() for index in range(4))
 
@@ -109,7 +114,7 @@ def test_an_interrupt_at_any_place_leaves_nothing_open_or_running(trainer: Train
         interrupted_at(place, lambda: action(trainer))
 
         wait_for(lambda: threads() <= running)
-        assert descriptors() == open_before, f"at place {place} of {total}"
+        assert is_open_only(open_before), f"at place {place} of {total}"
         trainer.check(before)
         if before % 50 == 0:
             trainer.manager.sweep(grace=0)
@@ -129,7 +134,7 @@ def test_signals_at_random_moments_leave_nothing_open_or_running(trainer: Traine
         signalled_after(rng.uniform(1e-6, takes_s), lambda: action(trainer))
 
         wait_for(lambda: threads() <= running)
-        assert descriptors() == open_before
+        assert is_open_only(open_before)
         trainer.check(before)
 
 
