@@ -20,18 +20,20 @@ def later() -> Iterator[None]:
     """
     # Each search goes through all that was made so far and finds nothing: 40 % of the time of restoring 20,000 tensors.
     global _pauses, _was_enabled
-    with _lock:
-        if _pauses == 0:
-            _was_enabled = gc.isenabled()
-            gc.disable()
-        _pauses += 1
+    is_off = False
     try:
+        with _lock:
+            if _pauses == 0:
+                _was_enabled = gc.isenabled()
+            _pauses, is_off = _pauses + 1, True  # nothing is called between these two, so no interrupt can part them
+            gc.disable()
         yield
     finally:
-        with _lock:
-            _pauses -= 1
-            if _pauses == 0 and _was_enabled:
-                gc.enable()
+        if is_off:
+            with _lock:
+                _pauses -= 1
+                if _pauses == 0 and _was_enabled:
+                    gc.enable()
 
 
 def _begin_anew() -> None:

@@ -12,6 +12,7 @@ import itertools
 import logging
 import random
 import time
+import traceback
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -200,9 +201,14 @@ def change(folder: Folder, found: Found | Unreadable | None, new: Record) -> Ans
 
 def changed(folder: Folder, found: Found | Unreadable | None, new: Record) -> tuple[Answer, Sight | None]:
     """Does what `change` does; gives what lies there since, too, if that was done and the store tells its version."""
-    if found and new.is_empty and folder.store.has_remove:
-        return folder.remove(MANIFEST, found.version), None
-    return put(folder, encode(new), found and found.version)
+    try:
+        if found and new.is_empty and folder.store.has_remove:
+            return folder.remove(MANIFEST, found.version), None
+        return put(folder, encode(new), found and found.version)
+    except KeyboardInterrupt as error:
+        # If it came between two lines of contextlib, the frames hold a generator, and that the lock, as long as the error lives.
+        traceback.clear_frames(error.__traceback__)
+        raise
 
 
 @garbage.later()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from interrupts import interrupted_at, wait_for
 from transfers import lanes
 
 from ckptmgr.transfer.lanes import Lane, share
@@ -137,3 +138,17 @@ def test_an_error_of_the_tasks_themselves_is_raised() -> None:
 
     with pytest.raises(RuntimeError, match="no plan"):
         share(tasks(), list, 1)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_at_any_place_ends_all_threads() -> None:
+    def use() -> None:
+        with Lane(2) as lane:
+            for _ in range(3):
+                lane.submit(lambda: None)
+            lane.wait()
+        share(range(5), list, 2)
+
+    for place in range(interrupted_at(None, use)):
+        interrupted_at(place, use)
+        wait_for(lambda: lanes() == [])

@@ -4,6 +4,7 @@ The law: between opening a folder and using it, nobody can put another one in it
 """
 
 import errno
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -41,6 +42,15 @@ def naming(path: str) -> Iterator[None]:
             del error.filename2
             error.filename = path
         raise
+
+
+def descriptor(path: str, flags: int, *, folder: int | None = None) -> int:
+    """What `os.open` gives; but an interrupt that comes while the system opens it cannot lose it.
+
+    Python tells of a signal as soon as a call has returned, before its result is anybody's; while it unpacks, it does not.
+    """
+    [fd] = map(functools.partial(os.open, dir_fd=folder), (path,), (flags,), (0o666,))
+    return fd
 
 
 def sync(fd: int) -> None:
@@ -81,10 +91,10 @@ class Root:
             FileNotFoundError: there is none; with ``make``: somebody removed it while it was empty.
             NotADirectoryError: there is something else, a link for example.
         """
-        with naming(self.location(names)):
-            fd = self._open_root(make)
-            try:
-                is_made = False
+        fd = -1
+        try:
+            with naming(self.location(names)):
+                fd, is_made = self._open_root(make), False
                 for name in names:
                     above = fd
                     fd, is_made = _open_below(above, name, make)
@@ -95,10 +105,11 @@ class Root:
                         os.close(above)
                 if durable and not is_made:  # one that was just made holds nothing that anything could rest on
                     sync(fd)
-            except BaseException:  # whatever it is, the descriptor must not leak
+        except BaseException:  # whatever it is, the descriptor must not leak
+            if fd >= 0:
                 os.close(fd)
-                raise
-            return fd
+            raise
+        return fd
 
     def prune(self, names: Sequence[str]) -> None:
         """Removes a folder if it is empty, then likewise those above it but the root; what stays is durable."""
@@ -109,12 +120,12 @@ class Root:
 
     def _open_root(self, make: bool) -> int:
         try:
-            return os.open(self.path, _FLAGS)
+            return descriptor(self.path, _FLAGS)
         except FileNotFoundError:
             if not make:
                 raise
         _make_folders(self.path)
-        return os.open(self.path, _FLAGS)
+        return descriptor(self.path, _FLAGS)
 
     def _remove_if_empty(self, names: Sequence[str]) -> bool:
         try:
@@ -131,7 +142,7 @@ class Root:
 def _open_below(above: int, name: str, make: bool) -> tuple[int, bool]:
     """A descriptor of a folder, and whether it was made here; then its name is durable."""
     try:
-        return os.open(name, _FLAGS | os.O_NOFOLLOW, dir_fd=above), False
+        return descriptor(name, _FLAGS | os.O_NOFOLLOW, folder=above), False
     except FileNotFoundError:
         if not make:
             raise
@@ -140,7 +151,7 @@ def _open_below(above: int, name: str, make: bool) -> tuple[int, bool]:
         os.mkdir(name, dir_fd=above)
         is_made = True
     sync(above)
-    return os.open(name, _FLAGS | os.O_NOFOLLOW, dir_fd=above), is_made
+    return descriptor(name, _FLAGS | os.O_NOFOLLOW, folder=above), is_made
 
 
 def _make_folders(path: str) -> None:
@@ -149,7 +160,7 @@ def _make_folders(path: str) -> None:
         _make_folders(above)
     with suppress(FileExistsError):
         os.mkdir(path)
-    fd = os.open(above, _FLAGS)
+    fd = descriptor(above, _FLAGS)
     try:
         sync(fd)
     finally:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from ckptmgr.storage.folders import naming
+from ckptmgr.storage.folders import descriptor, naming
 
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 _warned_roots: dict[str, object] = {}
@@ -32,8 +32,7 @@ def exclusive(path: str, timeout_s: float) -> Iterator[bool]:
     """
     deadline = time.monotonic() + timeout_s
     while True:
-        with naming(path):
-            fd = _open(path)
+        fd = _open(path)
         try:
             with naming(path):
                 is_real = _lock(fd, path, deadline)
@@ -42,7 +41,11 @@ def exclusive(path: str, timeout_s: float) -> Iterator[bool]:
                 yield is_real
                 return
         finally:
-            _close(fd)
+            try:
+                _close(fd)
+            except BaseException:  # an interrupt before it was done, or at its first line
+                _close(fd)
+                raise
 
 
 def warn_weak(root: str) -> None:
@@ -89,30 +92,41 @@ _guard = threading.RLock()
 
 
 def _open(path: str) -> int:
-    with _guard:
-        fd = _open_file(path)
-        _open_files.add(fd)
+    fd = -1
+    try:
+        with naming(path), _guard:
+            fd = _open_file(path)
+            _open_files.add(fd)
+    except BaseException:  # an interrupt, when it is open already
+        _close(fd)
+        raise
     return fd
 
 
 def _open_file(path: str) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    except PermissionError:
+        return descriptor(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+    except PermissionError as error:
         # Another user's file in a shared folder: flock itself needs no permission to write.
-        with suppress(FileNotFoundError):
-            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        raise
+        try:
+            return descriptor(path, os.O_RDONLY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            raise error from None
 
 
 def _close(fd: int) -> None:
+    """Frees the lock first, and only then forgets the file: an interrupt may come between any two lines."""
     with _guard:
         if fd not in _open_files:
             return
-        _open_files.remove(fd)
-        with suppress(OSError):  # closing does it too, unless a child that was just forked has a copy
-            fcntl.flock(fd, fcntl.LOCK_UN)
-        os.close(fd)
+        try:
+            with suppress(OSError):  # closing does it too, unless a child that was just forked has a copy
+                fcntl.flock(fd, fcntl.LOCK_UN)
+        finally:
+            try:
+                _open_files.remove(fd)
+            finally:
+                os.close(fd)
 
 
 def _close_in_child() -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from ckptmgr.storage import vectored
-from ckptmgr.storage.folders import Root, naming, sync
+from ckptmgr.storage.folders import Root, descriptor, naming, sync
 from ckptmgr.storage.store import Answer, Buffer
 from ckptmgr.storage.writeback import Way, Writeback
 
@@ -105,24 +105,39 @@ def new_file(
         yield NewFile(path, folder, name, fd, temporary, writeback)
         is_kept = keep
     finally:
-        if not is_kept:
-            with suppress(OSError):  # it has its name by now, or it cannot be removed and is left to sweep
-                os.unlink(temporary, dir_fd=folder)
-        os.close(fd)
-        os.close(folder)
+        try:
+            if not is_kept:
+                _unlink(temporary, folder)
+        finally:
+            try:
+                os.close(fd)
+            finally:
+                os.close(folder)
 
 
 def _start(root: Root, above: Sequence[str], path: str, temporary: str, *, make: bool, durable: bool) -> tuple[int, int]:
     for _ in range(_TRIES if make else 1):
-        with suppress(FileNotFoundError):  # others remove empty folders
+        fd, folder = -1, -1
+        try:
             folder = root.open(above, make=make, durable=durable)
-            try:
-                with naming(path):
-                    return folder, os.open(temporary, _FLAGS, 0o666, dir_fd=folder)
-            except BaseException:  # whatever it is, the descriptor must not leak
+            with naming(path):
+                fd = descriptor(temporary, _FLAGS, folder=folder)
+        except BaseException as error:  # whatever it is, the descriptors must not leak
+            if fd >= 0:
+                _unlink(temporary, folder)
+                os.close(fd)
+            if folder >= 0:
                 os.close(folder)
+            if not isinstance(error, FileNotFoundError):  # others remove empty folders
                 raise
+        else:
+            return folder, fd
     raise FileNotFoundError(errno.ENOENT, "the folder is not there, or is removed again and again", path)
+
+
+def _unlink(temporary: str, folder: int) -> None:
+    with suppress(OSError):  # it has its name by now, or it cannot be removed and is left to sweep
+        os.unlink(temporary, dir_fd=folder)
 
 
 def changed(path: str, folder: int, change: Callable[[], None]) -> Answer:

@@ -30,7 +30,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ckptmgr.storage import mapping, vectored
-from ckptmgr.storage.folders import ABSENT, Root, names_of, names_of_prefix, naming, sync
+from ckptmgr.storage.folders import ABSENT, Root, descriptor, names_of, names_of_prefix, naming, sync
 from ckptmgr.storage.lock import exclusive, warn_weak
 from ckptmgr.storage.newfile import TEMPORARY, NewFile, changed, new_file
 from ckptmgr.storage.rereading import Reread, reread
@@ -235,7 +235,7 @@ class PosixStore:
 
     def file(self, key: str) -> BinaryIO:
         """See `Store.file`. It stays the same file when another one takes its name."""
-        return os.fdopen(self._open(key), "rb")
+        return open(self._open(key), "rb")
 
     def head(self, key: str) -> Head | None:
         """See `Store.head`. The time is that of the inode (ctime), which no copying tool can set back."""
@@ -285,7 +285,7 @@ class PosixStore:
     def now(self) -> float:
         """See `Store.now`: the file server's clock, or this machine's where nothing of ours may be touched."""
         try:
-            fd = os.open(self.location(LOCK), os.O_WRONLY | os.O_NOFOLLOW)
+            fd = descriptor(self.location(LOCK), os.O_WRONLY | os.O_NOFOLLOW)
         except OSError:
             return time.time()
         try:
@@ -319,10 +319,13 @@ class PosixStore:
             fd = self._open(key)
         except FileNotFoundError:
             return None
-        with open(fd, "rb", buffering=0) as file, naming(self.location(key)):
-            if os.fstat(fd).st_size > _SMALL_NBYTES:
-                raise OSError(errno.EFBIG, "too large to be read at once")
-            data = file.read()
+        try:
+            with naming(self.location(key)), open(fd, "rb", buffering=0, closefd=False) as file:
+                if os.fstat(fd).st_size > _SMALL_NBYTES:
+                    raise OSError(errno.EFBIG, "too large to be read at once")
+                data = file.read()
+        finally:
+            os.close(fd)
         return data, data
 
     def _has(self, key: str, version: Version) -> bool:
@@ -341,15 +344,20 @@ class PosixStore:
         """A descriptor of a file for reading. Raises FileNotFoundError, also for what is no regular file."""
         *above, name = _names(key)
         path = self.location(key)
+        fd = -1
         try:
             with naming(path), self._root.folder(above) as folder:
-                fd = os.open(name, _FILE & ~os.O_NOFOLLOW if self.follow_links else _FILE, dir_fd=folder)
-                if stat.S_ISREG(os.fstat(fd).st_mode):
-                    return fd
-                os.close(fd)
-        except OSError as error:
-            if error.errno not in ABSENT:
+                fd = descriptor(name, _FILE & ~os.O_NOFOLLOW if self.follow_links else _FILE, folder=folder)
+                is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+        except BaseException as error:
+            if fd >= 0:
+                os.close(fd)  # whatever it is, the descriptor must not leak
+            if not isinstance(error, OSError) or error.errno not in ABSENT:
                 raise
+        else:
+            if is_file:
+                return fd
+            os.close(fd)
         raise FileNotFoundError(errno.ENOENT, "no regular file (links are not followed)", path)
 
     def _unlink(self, above: Sequence[str], names: Sequence[str]) -> None:

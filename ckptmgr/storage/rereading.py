@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeAlias
 
-from ckptmgr.storage.folders import names_of
+from ckptmgr.storage.folders import descriptor, names_of
 from ckptmgr.storage.store import Sight, Version
 
 Reread: TypeAlias = Sight | OSError | None
@@ -116,12 +116,18 @@ def _sight(folder: int, name: str, moment: _Moment | None) -> Sight:
 
 def _open_below(folder: int, above: Sequence[str], name: str) -> int:
     if not above:
-        return os.open(name, _FILE, dir_fd=folder)
-    below = os.open(above[0], _FOLDER, dir_fd=folder)
+        return descriptor(name, _FILE, folder=folder)
+    fd, below = -1, descriptor(above[0], _FOLDER, folder=folder)
     try:
-        return _open_below(below, above[1:], name)
-    finally:
-        os.close(below)
+        try:
+            fd = _open_below(below, above[1:], name)
+        finally:
+            os.close(below)
+    except BaseException:  # an interrupt, when the file is open already
+        if fd >= 0:
+            os.close(fd)
+        raise
+    return fd
 
 
 def _proven(status: os.stat_result, moment: _Moment | None) -> tuple[int, ...] | None:

@@ -7,6 +7,7 @@ lose a wake-up for ever, and one in `Thread.join` marks a thread as ended that i
 import contextlib
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -28,8 +29,10 @@ class Lane:
         self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._made: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._pending = 0
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="ckptmgr-lane", daemon=True)
+        self._errors: list[BaseException] = []
+        self._thread = threading.Thread(
+            target=_make, args=(self._calls, self._made, self._errors), name="ckptmgr-lane", daemon=True
+        )
 
     def submit(self, call: Callable[[], object], *, is_short: bool = False) -> None:
         """Has the call made after all earlier ones; waits while there are too many.
@@ -40,6 +43,7 @@ class Lane:
             call()
             return
         if self._thread.ident is None:
+            weakref.finalize(self, self._calls.put, None).atexit = False  # should `__exit__` be interrupted at its first line
             self._thread.start()
         self._wait(self._depth - 1)
         self._calls.put(call)
@@ -53,18 +57,8 @@ class Lane:
         while self._pending > most:
             self._made.get()
             self._pending -= 1
-        if self._error is not None:
-            raise self._error
-
-    def _run(self) -> None:
-        while (call := self._calls.get()) is not None:
-            try:
-                if self._error is None:
-                    call()
-            # Whatever it is, it is raised in the caller's thread.
-            except BaseException as error:  # noqa: BLE001
-                self._error = error
-            self._made.put(None)
+        if self._errors:
+            raise self._errors[0]
 
     def __enter__(self) -> Self:
         return self
@@ -73,6 +67,21 @@ class Lane:
         self._calls.put(None)  # also for a thread whose start was interrupted
         if self._thread.is_alive():
             self._thread.join()
+
+
+def _make(
+    calls: "queue.SimpleQueue[Callable[[], object] | None]", made: "queue.SimpleQueue[None]", errors: list[BaseException]
+) -> None:
+    """What the thread of a lane does. It keeps nothing alive while it waits, so that a lane nobody has any more ends it."""
+    while (call := calls.get()) is not None:
+        try:
+            if not errors:
+                call()
+        # Whatever it is, it is raised in the caller's thread.
+        except BaseException as error:  # noqa: BLE001
+            errors.append(error)
+        del call
+        made.put(None)
 
 
 def share(tasks: Iterable[T], work: Callable[[Iterator[T]], Any], workers: int) -> None:
@@ -89,8 +98,12 @@ def share(tasks: Iterable[T], work: Callable[[Iterator[T]], Any], workers: int) 
         crew.wait()
     finally:
         # Again, for the one above may be what was interrupted: nothing may be done any more for a call that has failed.
-        line.close()
-        crew.wait()
+        line.is_closed = True
+        try:
+            crew.wait()
+        except BaseException:  # an interrupt at its first line
+            crew.wait()
+            raise
     for error in crew.ends:
         if error is not None:
             raise error
@@ -127,7 +140,7 @@ class _Crew:
         # Whatever it is, it is raised in the caller's thread.
         except BaseException as error:  # noqa: BLE001
             end = error
-        self._line.close()
+        self._line.is_closed = True
         self.ends.append(end)
         self._bell.put(None)
 
@@ -138,13 +151,10 @@ class _Line(Iterator[T]):
     def __init__(self, tasks: Iterable[T]) -> None:
         self._tasks = iter(tasks)
         self._lock = threading.Lock()
-        self._is_closed = False
+        self.is_closed = False
 
     def __next__(self) -> T:
         with self._lock:
-            if self._is_closed:
+            if self.is_closed:
                 raise StopIteration
             return next(self._tasks)
-
-    def close(self) -> None:
-        self._is_closed = True
