@@ -20,6 +20,7 @@ from ckptmgr.source import Bulk, Nested, Places, Replaceable, Summed, TensorSour
 from ckptmgr.spec import PackedArray, TensorSpec, dtype_name, is_possible, numpy_dtype, tensor_spec
 from ckptmgr.step import JSON, StepInfo
 from ckptmgr.storage import Folder, Head
+from ckptmgr.threads import Pool
 from ckptmgr.tree import names as tensor_names
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "Part",
     "Path",
     "Places",
+    "Pool",
     "Replaceable",
     "RunFiles",
     "Scalar",
