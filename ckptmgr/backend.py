@@ -21,6 +21,7 @@ from ckptmgr.source import Bulk, Nested, Partial, Places, Replaceable, Summed, T
 from ckptmgr.spec import PackedArray, TensorSpec, dtype_name, is_possible, numpy_dtype, tensor_spec
 from ckptmgr.step import JSON, StepInfo
 from ckptmgr.storage import Folder, Head
+from ckptmgr.threads import Pool
 from ckptmgr.tree import names as tensor_names
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "Partial",
     "Path",
     "Places",
+    "Pool",
     "Replaceable",
     "RunFiles",
     "Scalar",

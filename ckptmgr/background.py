@@ -24,6 +24,7 @@ from ckptmgr.saving import Asset, Prepared
 from ckptmgr.snapshot import Snapshot, Staging
 from ckptmgr.step import JSON, StepInfo
 from ckptmgr.telling import let_go, raise_together, shown_whole
+from ckptmgr.threads import alive
 
 logger = logging.getLogger(__name__)
 
@@ -193,9 +194,7 @@ class BackgroundSaver:
         return True
 
     def _hand_over(self, pending: PendingSave, prepared: Prepared) -> None:
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=_work, args=(self._jobs,), name="ckptmgr-background", daemon=True)
-            self._thread.start()
+        thread = self._thread = alive(self._thread, "ckptmgr-background", _work, self._jobs)
         staging = self._free.pop() if self._free else Staging()
         try:
             snapshot = staging.take(prepared)
@@ -204,16 +203,21 @@ class BackgroundSaver:
             raise
         if not snapshot.unfinished:
             pending.timing.reached("staged")
-        pending.writer = self._thread
+        pending.writer = thread or threading.current_thread()
         job = _Job(self.manager, pending, staging, snapshot, self._free)
         try:
             self._last = weakref.ref(job)
             _unfinished[pending] = self
             pending.timing.reached("blocked")  # as the manifest has it: the thread may be faster than this call's end
-            self._jobs.put(job)
+            if thread is not None:
+                self._jobs.put(job)
         except BaseException:  # an interrupt, before the thread has the job or after that
             job.cancel("the call was interrupted")
             raise
+        if thread is None:  # none can be had: done here, where its callbacks can save no more than in a thread
+            self._thread = pending.writer
+            job.do()
+            self._thread = None
 
     def _in_flight(self) -> list[PendingSave]:
         return [pending for pending, saver in list(_unfinished.items()) if saver is self and not pending.done()]
@@ -269,6 +273,14 @@ class _Job:
     snapshot: Snapshot | None
     free: list[Staging]
 
+    def do(self) -> None:
+        """Does it, if nobody has claimed it."""
+        try:
+            if self.pending.claim():
+                self.end(self.result())
+        finally:
+            del self  # the error's frames lead to this one
+
     def result(self) -> StepInfo | BaseException:
         """Does it; gives how it ended, for `end`."""
         try:
@@ -313,8 +325,7 @@ class _Job:
 def _work(jobs: "queue.SimpleQueue[_Job | None]") -> None:
     """What the thread does. It keeps nothing alive while it waits, so that a saver nobody needs ends it."""
     while (job := jobs.get()) is not None:
-        if job.pending.claim():
-            job.end(job.result())
+        job.do()
         del job
 
 

@@ -8,7 +8,7 @@ import hashlib
 import os
 import queue
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import ExitStack
 from typing import Any
 
@@ -22,6 +22,7 @@ from ckptmgr.moving import MIGRATED, Asked, Errand, Rules, identity, mark_of, mi
 from ckptmgr.naming import StepNaming, checked_step
 from ckptmgr.renaming import Rule
 from ckptmgr.storage import open_folder
+from ckptmgr.threads import Pool
 from ckptmgr.transfer import Progress
 
 WORKERS = 4  # threads, if nothing else is said: each has up to 64 MiB of tensors in memory
@@ -96,7 +97,7 @@ def migrate(
         else:
             asked.append(_asked(known, rules, places, run))
     with ExitStack() as stack:
-        pool = executor or stack.enter_context(ThreadPoolExecutor(workers))
+        pool = executor or stack.enter_context(Pool(workers))
         ends |= _gathered(pool, errand, asked, progress, is_here=executor is None)
     Hints(target).refresh()
     report = _report(*where, [*(each.step for each in failed), *(known.info.step for known in chosen)], ends)

@@ -6,7 +6,6 @@ listings mark files (`MarkingStore`) a record is known by the mark of its last r
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from errno import EFBIG
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -14,6 +13,7 @@ from weakref import WeakKeyDictionary
 from ckptmgr.manifest import MANIFEST
 from ckptmgr.record import LIMIT_NBYTES, Record, encode
 from ckptmgr.storage import Answer, Folder, Head, Marked, MarkingStore, RereadingStore, Sight, Store, Version, is_marking
+from ckptmgr.threads import Pool
 
 READERS = 24  # reads at once: they are small, and wait for the network
 PAGE = 1_000  # names that a store lists in one answer
@@ -144,7 +144,7 @@ def _read_all(root: Folder, names: Sequence[str]) -> list[Sight | OSError | None
     left = names[len(sights) :]
     if (readers := min(READERS, len(left))) < 2:
         return [*sights, *(_small_sight(root, name) for name in left)]
-    with ThreadPoolExecutor(readers) as pool:
+    with Pool(readers) as pool:
         return [*sights, *pool.map(lambda name: _small_sight(root, name), left)]
 
 

@@ -9,7 +9,7 @@ import logging
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
@@ -24,6 +24,7 @@ from ckptmgr.source import TensorSource
 from ckptmgr.spec import TensorSpec
 from ckptmgr.step import JSON
 from ckptmgr.storage import Folder, Head, is_local
+from ckptmgr.threads import Pool
 from ckptmgr.transfer import Want
 
 _Array: TypeAlias = np.ndarray[Any, Any]
@@ -128,7 +129,7 @@ class Stream:
         is_near = store is None or is_local(store)
         self._unit = max(min(_UNIT_NBYTES, budget // (_HELD_UNITS + _NEAR_UNITS)), _LEAST_NBYTES)
         self._ahead = _NEAR_UNITS if is_near else max(budget // self._unit - _HELD_UNITS, _NEAR_UNITS)
-        self._pool = ThreadPoolExecutor(_LOCAL_READERS if is_near else self._ahead, "ckptmgr-ahead")
+        self._pool = Pool(_LOCAL_READERS if is_near else self._ahead, "ckptmgr-ahead")
         self._memory = _Memory(self._unit)
         self._units = self._cut(parts)
         self._coming: deque[Future[list[_Array]]] = deque()

@@ -28,6 +28,7 @@ from ckptmgr.manager import CheckpointManager
 from ckptmgr.retention import KeepAll, Retention
 from ckptmgr.step import StepInfo
 from ckptmgr.telling import let_go, raise_together
+from ckptmgr.threads import alive, started
 from ckptmgr.transfer import Progress
 
 logger = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ class Uploader:
         self._copying = threading.RLock()  # held while a step is copied
         self._knowing = threading.Lock()  # held while `known` is changed
         self._current: StepInfo | None = None
+        self._copier = 0  # the thread that copies it
         self._unwanted: list[int] = []
         self._is_busy = False
         self._is_ended = False
@@ -136,7 +138,9 @@ class Uploader:
                 logger.warning("saves begin without a look at the remote tier: %s", error)
 
         looking = threading.Thread(target=look, name="ckptmgr-look", daemon=True)
-        looking.start()
+        if not started(looking):
+            look()
+            return
         looking.join(LOOK_S)
         if looking.is_alive():
             logger.warning("saves begin without a look at the remote tier, which has not answered in %g s", LOOK_S)
@@ -158,11 +162,15 @@ class Uploader:
         """Has all copied that is due now; the bell rings when that is done or has failed."""
         self.check()
         bell: _Bell = queue.SimpleQueue()
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=_work, args=(self._bells,), name="ckptmgr-copies", daemon=True)
-            self._thread.start()
-        self._bells.put((self, bell))
-        _unfinished[self] = None  # after that: the thread may just be taking it out
+        self._thread = alive(self._thread, "ckptmgr-copies", _work, self._bells)
+        if self._thread is not None:
+            self._bells.put((self, bell))
+        else:
+            with self._copying:
+                self.copy_all_due()
+            bell.put(None)
+        if self._thread is not None or self.has_failed:
+            _unfinished[self] = None  # after that: the thread may just be taking it out
         return bell
 
     def wait(self, timeout: float | None = None) -> None:
@@ -216,7 +224,7 @@ class Uploader:
 
     def _is_copying(self, step: int) -> bool:
         current = self._current
-        return current is not None and current.step == step and threading.current_thread() is not self._thread
+        return current is not None and current.step == step and threading.get_ident() != self._copier
 
     def copy_all_due(self) -> None:
         """What the thread does when it is woken."""
@@ -264,7 +272,7 @@ class Uploader:
     def _copy(self, info: StepInfo) -> bool:
         """Copies a step, if it is still there. False if a store failed, and all the others may too."""
         with self._copying:
-            self._current = info
+            self._current, self._copier = info, threading.get_ident()
             try:
                 if info.step not in self._unwanted:
                     self._send(info)

@@ -9,13 +9,13 @@ Source: PKWARE's APPNOTE.TXT 6.3.10, sections 4.3 and 4.5.3.
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
 from ckptmgr.origin import FileOrigin
 from ckptmgr.storage import Folder
+from ckptmgr.threads import Pool
 
 SIGNATURE = b"PK\x03\x04"
 _STORED, _DEFLATED = 0, 8
@@ -96,7 +96,7 @@ class Archive:
         if len(groups) < 2:
             read = iter([self._starts(group) for group in groups])
         else:
-            with ThreadPoolExecutor(max_workers=max(self.folder.store.workers, 1)) as pool:
+            with Pool(max_workers=max(self.folder.store.workers, 1)) as pool:
                 read = pool.map(self._starts, groups)
         starts = [start for found in read for start in found]
         return {

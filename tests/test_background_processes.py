@@ -28,7 +28,7 @@ state = {"w": np.ones(3)}
 def run(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     return subprocess.run(
-        [sys.executable, "-c", START + textwrap.dedent(script), str(folder)],
+        [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", START + textwrap.dedent(script), str(folder)],
         capture_output=True,
         text=True,
         timeout=60,

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FACE = "__init__"
 FLOORS = [
-    {"errors", "exiting", "garbage", "telling", "timing"},
+    {"errors", "exiting", "garbage", "telling", "threads", "timing"},
     {"box", "step", "folding", "origin"},
     {"spec", "naming", "retention", "checksum", "fields", "rng", "strings"},
     {"contenthash", "distance", "due"},

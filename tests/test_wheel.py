@@ -1,15 +1,13 @@
 """What a user installs: the wheel has our import packages and nothing else, and works in an empty environment."""
 
-import os
 import subprocess
-import sys
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+from wheels import ROOT, build, clean, run
 
-ROOT = Path(__file__).parents[1]
 PACKAGES = {"ckptmgr", *(path.name for path in (ROOT / "backends").glob("ckptmgr_*"))}
 LOAD_ALL = """
 from ckptmgr import MissingDependencyError, backend
@@ -25,10 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT))
-    (path,) = folder.glob("*.whl")
-    return path
+    return build(tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +89,3 @@ def test_command_without_its_extra_prints_the_pip_line(installed: Path) -> None:
 
     assert done.returncode == 2
     assert done.stderr.strip().splitlines() == ["ckptmgr: the command needs typer and rich: pip install 'ckptmgr[cli]'"]
-
-
-def run(*command: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=clean(), cwd=ROOT.anchor)
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-def clean() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}

@@ -1,12 +1,11 @@
 """Files that we wrote: tensors under the names that they had in the state, tied ones, metadata and blobs."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 import numpy as np
 
-from ckptmgr.backend import Folder
+from ckptmgr.backend import Folder, Pool
 from ckptmgr_hdf5 import carriage, filesets
 from ckptmgr_hdf5.carriage import Carriage
 from ckptmgr_hdf5.dtypes import DTYPE
@@ -46,7 +45,7 @@ def _shards(file: File, read: Read) -> list[File]:
     if shard is None:
         raise file.origin.corrupt("it is one of several files, and not named so: give it back its name")
     names = filesets.all_shards(shard, folder.list().files, file.origin)
-    with ThreadPoolExecutor(max_workers=max(folder.store.workers, 1)) as pool:
+    with Pool(max_workers=max(folder.store.workers, 1)) as pool:
         others = pool.map(lambda name: file if name == file.origin.name else read(folder, name), names)
         files = list(others)
     for number, each in enumerate(files, 1):

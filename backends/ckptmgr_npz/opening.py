@@ -1,10 +1,9 @@
 """From a path to the arrays in its files: their headers are read, no element is."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from ckptmgr.backend import Folder, TensorSpec, zipreading
+from ckptmgr.backend import Folder, Pool, TensorSpec, zipreading
 from ckptmgr_npz import carriage, filesets, npy
 from ckptmgr_npz.carriage import Carriage
 from ckptmgr_npz.inflating import Inflater
@@ -125,7 +124,7 @@ def _heads(file: _File, names: Sequence[str], places: Sequence[int | None]) -> l
 
     if len(names) <= _FEW:
         return list(map(head, names, places))
-    with ThreadPoolExecutor(max_workers=max(file.archive.folder.store.workers, 1)) as pool:
+    with Pool(max_workers=max(file.archive.folder.store.workers, 1)) as pool:
         return list(pool.map(head, names, places))
 
 

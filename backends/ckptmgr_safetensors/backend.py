@@ -4,11 +4,10 @@ Source: the format notes of the safetensors repository; Hugging Face's sharded l
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import ClassVar
 
-from ckptmgr.backend import Box, Contents, FileLayout, Folder, Layout, Part, TensorSource
+from ckptmgr.backend import Box, Contents, FileLayout, Folder, Layout, Part, Pool, TensorSource
 from ckptmgr.errors import UnsupportedTensorError
 from ckptmgr_safetensors import header, index, metadata
 from ckptmgr_safetensors.header import BITS, CODES, LENGTH_NBYTES, MAX_HEADER_NBYTES, Origin
@@ -118,7 +117,7 @@ def _open_index(folder: Folder, origin: Origin) -> SafetensorsSource:
         raise origin.corrupt(f"an index of {origin.nbytes} bytes is over the limit of {index.MAX_NBYTES}")
     found = index.parse(_range(folder, origin, 0, origin.nbytes), origin)
     origins = _shards(folder, origin, list(dict.fromkeys(found.weight_map.values())))
-    with ThreadPoolExecutor(max_workers=max(folder.store.workers, 1)) as pool:
+    with Pool(max_workers=max(folder.store.workers, 1)) as pool:
         texts = pool.map(lambda shard: _header(folder, shard), origins.values())
         headers = {shard.name: header.parse(text, shard) for shard, text in zip(origins.values(), texts, strict=True)}
     placed = index.place(found, headers, origin)

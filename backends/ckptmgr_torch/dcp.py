@@ -5,7 +5,6 @@ Each item is a file of `torch.save` inside of another, with one slice of a tenso
 
 import functools
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
@@ -21,6 +20,7 @@ from ckptmgr.backend import (
     Layout,
     Path,
     Places,
+    Pool,
     TensorSource,
     TensorSpec,
     combine_crc32,
@@ -111,7 +111,7 @@ def _opened(folder: Folder, origin: Origin, found: Metadata, sizes: Mapping[str,
         _, file, offset, held = found.items[name]
         return open_torch(folder, file, _origin(folder, file), window=(offset, held)).pickle(free=free)
 
-    with ThreadPoolExecutor(max_workers=max(folder.store.workers, 1)) as pool:
+    with Pool(max_workers=max(folder.store.workers, 1)) as pool:
         read = dict(zip(found.items, pool.map(plain, found.items), strict=True))
     values = {**found.tensors, **{name: value for name, (value, _) in read.items()}}
     tree = dcp_metadata.nest({name: found.paths[name] for name in found.paths}, values, origin)
@@ -195,7 +195,7 @@ class DCPSource:
 
     def extents_of(self, names: Sequence[str]) -> Places:
         """See `Bulk`: the items of all these tensors are looked at side by side."""
-        with ThreadPoolExecutor(max_workers=max(self.folder.store.workers, 1)) as pool:
+        with Pool(max_workers=max(self.folder.store.workers, 1)) as pool:
             found = [*pool.map(self.extents, names)]
         single = [extents[0] if len(extents) == 1 and extents[0].box is None else None for extents in found]
         files = {file: number for number, file in enumerate(dict.fromkeys(extent.file for extent in single if extent))}

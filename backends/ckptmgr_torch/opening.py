@@ -1,10 +1,9 @@
 """From files to a source of named tensors: one file, or several with an index."""
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ckptmgr.backend import JSON, Folder, Path
+from ckptmgr.backend import JSON, Folder, Path, Pool
 from ckptmgr_torch import carriage, filesets
 from ckptmgr_torch.archives import OURS, TorchFile, open_torch
 from ckptmgr_torch.carriage import Carriage
@@ -107,7 +106,7 @@ def _shards(folder: Folder, origin: Origin, weights: Mapping[str, str]) -> tuple
         file = open_torch(folder, name, Origin(name, folder.location(name)))
         return file, _found(file, None)
 
-    with ThreadPoolExecutor(max_workers=max(min(folder.store.workers, len(names)), 1)) as pool:
+    with Pool(max_workers=max(min(folder.store.workers, len(names)), 1)) as pool:
         files = dict(zip(names, pool.map(opened, names), strict=True))
     entries: dict[str, Entry] = {}
     aliases: dict[str, str] = {}

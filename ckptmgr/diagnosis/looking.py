@@ -6,7 +6,6 @@ The store is not asked for its time, for which some stores touch a file.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from ckptmgr.sighting import MOST, READERS, sight_of
 from ckptmgr.storage import Folder, Head, Marked, MarkingStore, PosixStore, Sight, Version, is_local
 from ckptmgr.storage.folders import Root
 from ckptmgr.storage.scanning import scan
+from ckptmgr.threads import Pool
 
 _EMPTIED_NBYTES = len(encode(Record()))  # no record with anything in it is as short
 
@@ -195,7 +195,7 @@ def _all(read: Callable[[str], StepFolder], names: Sequence[str], readers: int) 
     """One by one where disks answer at once, or where a client may be for one thread (FTP)."""
     if min(readers, len(names)) < 2:
         return {name: read(name) for name in names}
-    with ThreadPoolExecutor(readers) as pool:
+    with Pool(readers) as pool:
         return dict(zip(names, pool.map(read, names), strict=True))
 
 

@@ -3,13 +3,14 @@
 import inspect
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from fsspec import available_protocols
 from fsspec.core import split_protocol, strip_protocol
 from fsspec.registry import known_implementations
 
-from ckptmgr.storage import clouds
+from ckptmgr.storage import clouds, fsspecs
 from ckptmgr.storage.elsewhere import FolderOfFiles
 from ckptmgr.storage.filesystem import FilesystemStore
 from ckptmgr.storage.objects import ObjectStore
@@ -89,6 +90,9 @@ def open_folder(url: str | os.PathLike[str], storage_options: Mapping[str, Any] 
     client = options.pop("client", None)
     if client not in (None, "obstore", "fsspec"):
         raise ValueError(f"client={client!r} is neither 'obstore' nor 'fsspec'")
+    if scheme in clouds.SCHEMES:
+        with suppress(OSError):  # told when it is needed
+            fsspecs.start()
     if scheme in clouds.SCHEMES and client != "fsspec" and (client == "obstore" or clouds.is_installed("obstore")):
         return Folder(ObjectStore(text, **options))
     if scheme not in available_protocols() or "::" in text:

@@ -8,13 +8,14 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from errno import EACCES, EIO
+from errno import EACCES, EAGAIN, EIO
 from typing import Any
 
 import fsspec
 
 from ckptmgr.storage.clouds import module
 from ckptmgr.storage.store import Answer, Version
+from ckptmgr.threads import Pool
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +23,29 @@ _TIMEOUT_S = 60.0
 
 
 def filesystem(scheme: str, options: Mapping[str, Any]) -> Any:
-    """An instance of our own: a shared one may remember what was there, and be changed by others."""
+    """An instance of our own: a shared one may remember what was there, and be changed by others. Raises OSError as `start`."""
+    start()
     return fsspec.filesystem(scheme, **{**options, "use_listings_cache": False, "skip_instance_cache": True})
+
+
+def start() -> None:
+    """Starts the thread of all fsspec clients, if need be: at the end of an interpreter none can be had for their first request.
+
+    Nor can one for the look-up of a host's name, which then is made in that thread.
+
+    Raises:
+        OSError: no thread can be had. fsspec takes it for started all the same, and would wait for it for ever.
+    """
+    asyn = module("fsspec.asyn")
+    (running,) = asyn.loop
+    if running is not None:
+        return
+    try:
+        asyn.get_loop().set_default_executor(Pool(thread_name_prefix="asyncio"))
+    except RuntimeError as error:
+        asyn.loop[0].close()
+        asyn.loop[0] = None
+        raise OSError(EAGAIN, f"fsspec's clients cannot be used: {error}") from error
 
 
 def sync(loop: Any, ask: Callable[[], Any]) -> Any:

@@ -5,7 +5,6 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from errno import EIO
 from typing import Any, TypeAlias
@@ -15,6 +14,7 @@ from xml.etree import ElementTree
 from ckptmgr.storage.clouds import Place, module
 from ckptmgr.storage.fsspecs import answer, delete_each, filesystem, send_once, sync, unanswered, unless_absent, whole
 from ckptmgr.storage.store import Answer, Marked, Upload, Version
+from ckptmgr.threads import Pool
 
 _Answered: TypeAlias = tuple[int, Mapping[str, str], bytes]  # status, headers, body
 
@@ -70,7 +70,7 @@ class GcsClient:
             query["pageToken"] = page["nextPageToken"]
 
     def delete(self, paths: Sequence[str]) -> None:
-        with ThreadPoolExecutor(_AT_ONCE) as pool:  # a batch of Google's would be counted as so many requests all the same
+        with Pool(_AT_ONCE) as pool:  # a batch of Google's would be counted as so many requests all the same
             for deleted in [pool.submit(delete_each, self.fs, self._bucket, [path]) for path in paths]:
                 deleted.result()
 

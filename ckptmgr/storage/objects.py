@@ -13,7 +13,6 @@ The law: a name refers to a whole object, and only when the store says that it h
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from errno import EFBIG, ENOENT
 from http.client import HTTPException
@@ -33,6 +32,7 @@ from ckptmgr.storage.marking import bare, gathered
 from ckptmgr.storage.pieces import Places
 from ckptmgr.storage.sending import IN_FLIGHT_NBYTES, Sender
 from ckptmgr.storage.store import Answer, Buffer, Head, Listing, Marked, Stored, Upload, Version
+from ckptmgr.threads import Pool
 
 logger = logging.getLogger(__name__)
 
@@ -243,7 +243,7 @@ class ObjectStore:
         if len(requests) == 1:
             self._delete(requests[0])
         elif requests:
-            with ThreadPoolExecutor(min(_MOST_AT_ONCE, len(requests))) as pool:
+            with Pool(min(_MOST_AT_ONCE, len(requests))) as pool:
                 for deleted in [pool.submit(self._delete, each) for each in requests]:
                     deleted.result()
 

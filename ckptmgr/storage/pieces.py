@@ -12,6 +12,7 @@ import numpy as np
 from ckptmgr.checksum import crc32c
 from ckptmgr.storage.budget import Budget, Share
 from ckptmgr.storage.store import Buffer, Store
+from ckptmgr.threads import started
 
 _SMALL_NBYTES = 1 << 15  # smaller buffers are joined: each costs the client some microseconds, and copying it none
 _Line: TypeAlias = "queue.SimpleQueue[list[memoryview] | BaseException | None]"
@@ -71,6 +72,8 @@ def feed(send: Callable[[Taken], object], pieces: Iterable[memoryview], parts: I
 
     No piece is of two parts of the upload, and there is room in the budget for a whole part before the first piece of it is
     made; the part leaves it when the client lets go of its last piece.
+
+    Where no thread can be had (`threads`), this one makes them when the client asks for them.
     """
     line: _Line = queue.SimpleQueue()  # as short as the budget is small
     failed: list[BaseException] = []
@@ -79,36 +82,49 @@ def feed(send: Callable[[Taken], object], pieces: Iterable[memoryview], parts: I
 
     def run() -> None:
         try:
-            send(_taken(line))
+            send(_emptied(_coming(line)))
         except BaseException as error:  # noqa: BLE001 - raised again by who waits for it
             failed.append(error)
         ended.set()
         for share in [*shares]:  # the error's traceback may hold pieces
             share.end()
 
+    def room(nbytes: int) -> Share | None:
+        shares.append(budget.take(nbytes))
+        return None if ended.is_set() else shares[-1]
+
+    made = _made(pieces, parts, room)
     thread = threading.Thread(target=run, name="ckptmgr-upload", daemon=True)
-    thread.start()
     try:
-        cut = _Cut(pieces)
-        for nbytes in parts:
-            shares.append(budget.take(nbytes))
-            if ended.is_set():
-                break
-            part = cut.next(nbytes)
-            shares[-1].end_with(part)
+        if not started(thread):
+            send(_emptied(made))
+            return
+        for part in made:
             line.put(part)  # all of it: to wake the other thread for each piece costs more than to send some
-        else:
-            cut.end()
         line.put(None)
     except BaseException as error:
         line.put(error)
         raise
     finally:
-        thread.join()
+        if thread.is_alive():
+            thread.join()
         for share in shares:
             share.end()
     if failed:
         raise failed[0]
+
+
+def _made(pieces: Iterable[memoryview], parts: Iterable[int], room: Callable[[int], Share | None]) -> Iterator[list[memoryview]]:
+    """The parts, each in its share; until there is none."""
+    cut = _Cut(pieces)
+    for nbytes in parts:
+        share = room(nbytes)
+        if share is None:
+            return
+        part = cut.next(nbytes)
+        share.end_with(part)
+        yield part
+    cut.end()
 
 
 class _Cut:
@@ -134,12 +150,17 @@ class _Cut:
             pass
 
 
-def _taken(line: _Line) -> Taken:
+def _coming(line: _Line) -> Iterator[list[memoryview]]:
     while isinstance(part := line.get(), list):
-        while part:
-            yield part.pop(0)  # nothing but the client must hold what it was given
+        yield part
     if part is not None:
         raise OSError("the bytes to be sent ended with an error") from part
+
+
+def _emptied(parts: Iterable[list[memoryview]]) -> Taken:
+    for part in parts:
+        while part:
+            yield part.pop(0)  # nothing but the client must hold what it was given
 
 
 class Places:

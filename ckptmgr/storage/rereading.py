@@ -22,11 +22,11 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeAlias
 
 from ckptmgr.storage.folders import descriptor, names_of
 from ckptmgr.storage.store import Sight, Version
+from ckptmgr.threads import Pool
 
 Reread: TypeAlias = Sight | OSError | None
 Read: TypeAlias = Callable[[str], tuple[bytes, Version] | None]
@@ -69,7 +69,7 @@ def reread(folder: int, names: Sequence[str], known: Sequence[Sight | None], rea
         start = time.perf_counter()
         answers += _reread(folder, part[0], part[1], read, moment)
         if time.perf_counter() - start > _PART * _SLOW_S and done < len(parts):
-            with ThreadPoolExecutor(_THREADS) as pool:
+            with Pool(_THREADS) as pool:
                 rest = pool.map(lambda part: _reread(folder, part[0], part[1], read, moment), parts[done:])
                 return [*answers, *itertools.chain.from_iterable(rest)]
     return answers

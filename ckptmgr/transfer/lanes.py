@@ -1,5 +1,7 @@
 """Threads of one transfer: none outlives it, and the first error of any is raised to the caller.
 
+Where no thread can be had (`threads`), the caller's does it all.
+
 Only `queue.SimpleQueue` is waited on: a KeyboardInterrupt in the middle of `queue.Queue` or `threading.Condition` can
 lose a wake-up for ever, and one in `Thread.join` marks a thread as ended that is not (CPython 3.11, bpo-45274).
 """
@@ -11,6 +13,8 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
+
+from ckptmgr.threads import started
 
 T = TypeVar("T")
 
@@ -39,12 +43,9 @@ class Lane:
 
         One that ``is_short`` takes less time than a thread does to begin: it is made here, if none is known to wait.
         """
-        if is_short and self._pending == 0:
+        if (is_short and self._pending == 0) or not (self._thread.ident or self._begins()):
             call()
             return
-        if self._thread.ident is None:
-            weakref.finalize(self, self._calls.put, None).atexit = False  # should `__exit__` be interrupted at its first line
-            self._thread.start()
         self._wait(self._depth - 1)
         self._calls.put(call)
         self._pending += 1
@@ -52,6 +53,14 @@ class Lane:
     def wait(self) -> None:
         """Returns when all calls so far have been made."""
         self._wait(0)
+
+    def _begins(self) -> bool:
+        end = weakref.finalize(self, self._calls.put, None)  # should `__exit__` be interrupted at its first line
+        end.atexit = False
+        if started(self._thread):
+            return True
+        end.detach()
+        return False
 
     def _wait(self, most: int) -> None:
         while self._pending > most:
@@ -93,7 +102,8 @@ def share(tasks: Iterable[T], work: Callable[[Iterator[T]], Any], workers: int) 
     crew = _Crew(line, work)
     try:
         for _ in range(workers - 1):
-            crew.start()
+            if not crew.start():
+                break
         work(line)
         crew.wait()
     finally:
@@ -119,11 +129,12 @@ class _Crew:
         self.ends: list[BaseException | None] = []
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
 
-    def start(self) -> None:
-        """One thread more."""
+    def start(self) -> bool:
+        """One thread more; False if none can be had."""
         thread = threading.Thread(target=self._run, name="ckptmgr-share", daemon=True)
-        thread.start()
-        self._threads.append(thread)
+        if is_started := started(thread):
+            self._threads.append(thread)
+        return is_started
 
     def wait(self) -> None:
         """Returns when all threads have ended."""
