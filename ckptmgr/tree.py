@@ -157,22 +157,28 @@ def join(path: Path) -> str:
 
 def names(paths: Sequence[Path]) -> list[str]:
     """The names of tensors at these paths, which are different from each other; see the module's docstring."""
-    return _names(paths)[0]
+    found = _joined(paths)
+    _escape_all(found, paths)
+    return found
 
 
-def _names(paths: Sequence[Path]) -> tuple[list[str], set[int]]:
-    """The names, and the indexes of those that are escaped."""
+def _joined(paths: Sequence[Path]) -> list[str]:
+    """`join` of each, in less time."""
     try:
-        found = list(map("/".join, paths)) if () not in paths else [ROOT]  # type: ignore[arg-type]
+        return list(map("/".join, paths)) if () not in paths else [ROOT]  # type: ignore[arg-type]
     except TypeError:
-        found = [join(path) for path in paths]
+        return [join(path) for path in paths]
+
+
+def _escape_all(found: list[str], paths: Sequence[Path]) -> set[int]:
+    """Replaces names that are not different from each other by escaped ones; gives their indexes."""
     escaped: set[int] = set()
     while len(set(found)) < len(found):
         count = Counter(found)
         escaped.update(index for index, name in enumerate(found) if count[name] > 1)
         for index in escaped:
             found[index] = "/".join(map(_escape, paths[index]))
-    return found, escaped
+    return escaped
 
 
 def _type_name(value: Any) -> str:
@@ -192,11 +198,12 @@ def _escape(key: str | int) -> str:
 class _Flattening:
     # One of these runs for each of maybe 20,000 small tensors, or 100,000 numbers: what is common is kept short.
     def __init__(self) -> None:
-        self.paths: list[Path] = []  # of each tensor, as are the next three
+        self.paths: list[Path] = []  # of each tensor, as are the next five
+        self.names: list[str] = []
         self.leaves: list[Any] = []
         self.specs: list[TensorSpec] = []
         self.firsts: list[int] = []  # the index of the first tied one
-        self.nodes: list[tuple[int, dict[str, JSON]]] = []  # of single tensors, with their index
+        self.nodes: list[dict[str, JSON] | None] = []  # None in a group
         self.groups: list[tuple[range, dict[str, JSON]]] = []  # of many at once
         self.strings: dict[int, list[bytes]] = {}
         self.scalars: dict[Path, Scalar] = {}
@@ -204,13 +211,14 @@ class _Flattening:
 
     def run(self, state: Any) -> Flat:
         tree = self.value(state, ())
-        found, escaped = _names(self.paths)
-        for index, node in self.nodes:
-            node["$tensor"] = found[index]
-        for indexes, node in self.groups if escaped else ():
+        found, escaped = self.names, _escape_all(self.names, self.paths)
+        for index in escaped:
+            if (node := self.nodes[index]) is not None:
+                node["$tensor"] = found[index]
+        for indexes, group in self.groups if escaped else ():
             if not escaped.isdisjoint(indexes):
-                node.clear()
-                node.update({str(self.paths[index][-1]): {"$tensor": found[index]} for index in indexes})
+                group.clear()
+                group.update({str(self.paths[index][-1]): {"$tensor": found[index]} for index in indexes})
         tensors, specs = dict(zip(found, self.leaves, strict=True)), dict(zip(found, self.specs, strict=True))
         has_ties = self.firsts != list(range(len(found)))
         aliases = {found[index]: found[first] for index, first in enumerate(self.firsts) if first != index} if has_ties else {}
@@ -266,7 +274,8 @@ class _Flattening:
 
     def tensor(self, leaf: Any, adapter: Adapter, path: Path) -> JSON:
         index = len(self.paths)
-        node: dict[str, JSON] = {"$tensor": None}  # named at the end
+        name = join(path)
+        node: dict[str, JSON] = {"$tensor": name}
         try:
             spec = adapter.describe(leaf)
             if adapter.is_description:
@@ -279,7 +288,8 @@ class _Flattening:
         except (UnsupportedLeafError, UnsupportedTensorError) as error:
             raise unsupported(path, error) from error
         self.paths.append(path)
-        self.nodes.append((index, node))
+        self.names.append(name)
+        self.nodes.append(node)
         self.leaves.append(leaf)
         self.specs.append(spec)
         self.firsts.append(first)
@@ -303,19 +313,23 @@ class _Flattening:
         fresh: dict[Hashable, int] = dict(zip(map(id, leaves), indexes, strict=True))
         if len(fresh) < len(leaves) or not self.seen.keys().isdisjoint(fresh):
             return None
-        self.paths += [(*path, key) for key in keys]
+        paths: list[Path] = [(*path, key) for key in keys]
+        names = _joined(paths)
+        self.paths += paths
+        self.names += names
         self.leaves += leaves
         self.specs += specs
         self.firsts += indexes
-        self.seen |= fresh
+        self.seen = self.seen | fresh if self.seen else fresh
         kind = adapter.kind(leaves[0])
         if kind == "numpy" and type(value) is dict and (group := skeleton.arrays(keys, path)) is not None:
             self.groups.append((indexes, group))
+            self.nodes += [None] * len(keys)
             return group
-        node: dict[str, JSON] = {"$tensor": None} if kind == "numpy" else {"$tensor": None, "kind": kind}
-        nodes = [node.copy() for _ in keys]
-        self.nodes += zip(indexes, nodes, strict=True)
-        return containers.encode(value, list(zip(keys, nodes, strict=True)))
+        nodes: list[dict[str, JSON]]
+        nodes = [{"$tensor": name} for name in names] if kind == "numpy" else [{"$tensor": name, "kind": kind} for name in names]
+        self.nodes += nodes
+        return containers.encode(value, zip(keys, nodes, strict=True))
 
     def string(self, node: dict[str, JSON], array: np.ndarray[Any, Any], index: int | None) -> None:
         if index is not None:
