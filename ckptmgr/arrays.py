@@ -139,10 +139,11 @@ def frozen(leaf: Any) -> Array | None:
 
 def frozen_all(leaves: Sequence[Any]) -> list[Array | None]:
     """`frozen` of each of these leaves, in less time: most are like the one before."""
+    if len(set(map(type, leaves))) == 1:
+        return [*_adapter(leaves[0]).frozen_all(leaves)]
     found: list[Array | None] = []
     for _, run in groupby(leaves, type):
-        alike = list(run)
-        found += _adapter(alike[0]).frozen_all(alike)
+        found += frozen_all([*run])
     return found
 
 

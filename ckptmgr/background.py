@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeAlias
 
@@ -135,7 +135,7 @@ class BackgroundSaver:
             if self.on_busy == "replace" and (last := self._last()):  # only now: what cannot be saved takes nobody's place
                 last.cancel(f"step {step} took its place")
             pending.timing.nbytes = prepared.timing.nbytes if prepared.timing else 0
-            self._hand_over(pending, replace(prepared, timing=pending.timing))
+            self._hand_over(pending, prepared)
             blocked = pending.timing.reached("blocked")
             if self.overhead_budget is not None:
                 self._due = max(self._due, started) + blocked / self.overhead_budget
@@ -197,7 +197,7 @@ class BackgroundSaver:
         thread = self._thread = alive(self._thread, "ckptmgr-background", _work, self._jobs)
         staging = self._free.pop() if self._free else Staging()
         try:
-            snapshot = staging.take(prepared)
+            snapshot = staging.take(prepared, pending.timing)
         except BaseException:  # whatever it is, the memory is used again
             self._free.append(staging)
             raise

@@ -18,7 +18,7 @@ from ckptmgr.errors import CorruptCheckpointError, StepNotFoundError, Unsupporte
 from ckptmgr.layout import Extent, Part
 from ckptmgr.manifest import ASSET, TREE, FileEntry, Manifest, folder_name
 from ckptmgr.matching import RestoreReport
-from ckptmgr.renaming import Renaming, near_names
+from ckptmgr.renaming import Renaming, near_names, rules_of
 from ckptmgr.smallfile import read_checked
 from ckptmgr.source import Replaceable, TensorSource, unreadable_of
 from ckptmgr.spec import TensorSpec
@@ -211,7 +211,7 @@ class Checkpoint:
                 files that are on no local disk.
             CorruptCheckpointError: bytes are not what was written; names file and tensor.
         """
-        left = partial.asked_for(self.unreadable, select, rename or ())
+        left = partial.asked_for(self.unreadable, select, rules_of(rename))
         if strict:
             partial.refuse(left, self.source, self.location)
         with self.explained():

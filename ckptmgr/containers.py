@@ -6,7 +6,7 @@ framework declares to be no state (``pytree_node=False`` of Flax, ``static=True`
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ckptmgr.errors import UnsupportedLeafError
@@ -44,7 +44,7 @@ def items(value: Any) -> list[tuple[str | int, Any]] | None:
     return None if found is None else list(zip(*found, strict=True))
 
 
-def encode(value: Any, nodes: Sequence[tuple[str | int, JSON]]) -> JSON:
+def encode(value: Any, nodes: Iterable[tuple[str | int, JSON]]) -> JSON:
     """The skeleton of a container, from the skeletons of what is in it."""
     if type(value) is dict or isinstance(value, Mapping):
         return mapping(nodes)

@@ -136,13 +136,12 @@ class JaxAdapter(Adapter):
         return tensor_spec(words.dtype, words.shape)
 
     def describe_all(self, leaves: Sequence[Any]) -> list[TensorSpec] | None:
-        if self.is_description or isinstance(leaves[0], sys.modules["jax"].core.Tracer):
+        if self.is_description or isinstance(leaves[0], sys.modules["jax"].core.Tracer) or jaxarrays.is_key(leaves[0]):
             return None
         whats = [leaf.aval for leaf in leaves]
-        if [True for leaf in leaves if leaf.is_deleted()] or [True for what in whats if not isinstance(what.dtype, np.dtype)]:
-            return None  # or keys, which are of another kind
-        is_local = all(map(jaxarrays.is_local, jaxarrays.shardings(leaves)))
-        return [tensor_spec(what.dtype, what.shape) for what in whats] if is_local else None
+        if True in [leaf.is_deleted() for leaf in leaves] or not all(map(jaxarrays.is_local, jaxarrays.shardings(leaves))):
+            return None
+        return list(map(tensor_spec, [what.dtype for what in whats], [what.shape for what in whats]))
 
     def host(self, leaf: Any) -> Array:
         if jaxarrays.is_key(leaf):

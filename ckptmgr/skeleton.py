@@ -65,7 +65,7 @@ def whole(node: JSON) -> JSON:
 def mapping(items: Iterable[tuple[Any, JSON]]) -> JSON:
     """The JSON of a dict whose keys are str and int and whose values are JSON already."""
     made = dict(items)
-    if {str}.issuperset(map(type, made)) and not [key for key in made if key[:1] == "$"]:
+    if {str}.issuperset(map(type, made)) and ("$" not in "".join(made) or not [key for key in made if key[:1] == "$"]):
         return made
     return {"$dict": [[scalar(key), value] for key, value in made.items()]}
 

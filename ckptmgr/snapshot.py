@@ -17,6 +17,7 @@ import numpy as np
 from ckptmgr import arrays
 from ckptmgr.saving import Prepared
 from ckptmgr.spec import PackedArray, TensorSpec
+from ckptmgr.timing import Timing
 from ckptmgr.transfer import slabs
 
 _Array: TypeAlias = np.ndarray[Any, Any]
@@ -45,8 +46,8 @@ class Staging:
         """Bytes that are kept."""
         return self._slab.nbytes
 
-    def take(self, prepared: Prepared) -> Snapshot:
-        """A snapshot of the prepared state. The one before must not be used any more.
+    def take(self, prepared: Prepared, timing: Timing | None = None) -> Snapshot:
+        """A snapshot of the prepared state, with that timing. The one before must not be used any more.
 
         When this returns, the state may be changed; leaves on a device by work that is ordered after this on the device.
 
@@ -54,16 +55,18 @@ class Staging:
             MemoryError: there is no room for a copy of the state; nothing was copied.
         """
         flat = prepared.plan.flat
-        leaves = {
-            name: leaf for name, leaf in flat.tensors.items() if name not in flat.strings
-        }  # their values were taken already
-        found = dict(zip(leaves, arrays.frozen_all(list(leaves.values())), strict=True))
-        tensors = {name: array for name, array in found.items() if array is not None}
-        names = [name for name, array in found.items() if array is None]
-        places = self._room([flat.specs[name] for name in names])
-        unfinished = _copy((flat.tensors[name] for name in names), places)
-        tensors.update(zip(names, places, strict=True))
-        return Snapshot(replace(prepared, plan=replace(prepared.plan, flat=replace(flat, tensors=tensors))), unfinished)
+        leaves = flat.tensors
+        if flat.strings:  # their values were taken already
+            leaves = {name: leaf for name, leaf in leaves.items() if name not in flat.strings}
+        tensors = dict(zip(leaves, arrays.frozen_all([*leaves.values()]), strict=True))
+        names = [name for name, array in tensors.items() if array is None]
+        unfinished: list[Callable[[], object]] = []
+        if names:
+            places = self._room([flat.specs[name] for name in names])
+            unfinished = _copy((flat.tensors[name] for name in names), places)
+            tensors.update(zip(names, places, strict=True))
+        plan = replace(prepared.plan, flat=replace(flat, tensors=tensors))
+        return Snapshot(replace(prepared, plan=plan, timing=timing), unfinished)
 
     def release(self) -> None:
         """Lets go of the memory."""

@@ -159,15 +159,21 @@ def join(path: Path) -> str:
 
 def names(paths: Sequence[Path]) -> list[str]:
     """The names of tensors at these paths, which are different from each other; see the module's docstring."""
-    return list(_by_name(paths)[0])
+    found = _joined(paths)
+    _by_name(found, paths)
+    return found
 
 
-def _by_name(paths: Sequence[Path]) -> tuple[dict[str, Path], set[int]]:
-    """The paths by their names, and the indexes of those whose names are escaped."""
+def _joined(paths: Sequence[Path]) -> list[str]:
+    """`join` of each, in less time."""
     try:
-        found = list(map("/".join, paths)) if () not in paths else [ROOT]  # type: ignore[arg-type]
+        return list(map("/".join, paths)) if () not in paths else [ROOT]  # type: ignore[arg-type]
     except TypeError:
-        found = [join(path) for path in paths]
+        return [join(path) for path in paths]
+
+
+def _by_name(found: list[str], paths: Sequence[Path]) -> tuple[dict[str, Path], set[int]]:
+    """The paths by their names. Of names that are not different, escaped ones take the places; their indexes come along."""
     escaped: set[int] = set()
     while len(made := dict(zip(found, paths, strict=True))) < len(found):
         count = Counter(found)
@@ -194,7 +200,8 @@ def _escape(key: str | int) -> str:
 class _Flattening:
     # One of these runs for each of maybe 20,000 small tensors, or 100,000 numbers: what is common is kept short.
     def __init__(self) -> None:
-        self.paths: list[Path] = []  # of each tensor, as are the next two
+        self.paths: list[Path] = []  # of each tensor, as are the next three
+        self.names: list[str] = []
         self.leaves: list[Any] = []
         self.specs: list[TensorSpec] = []
         self.ties: dict[int, int] = {}  # the index of the first tied one
@@ -207,9 +214,9 @@ class _Flattening:
     def run(self, state: Any) -> Flat:
         tree = self.value(state, ())
         self.seen.clear()  # of many tensors it is as much memory as all that follows
-        paths, escaped = _by_name(self.paths)
-        found = list(paths)
-        for index, node in self.nodes:
+        found = self.names
+        paths, escaped = _by_name(found, self.paths)
+        for index, node in self.nodes if escaped else ():
             node["$tensor"] = found[index]
         for indexes, node in self.groups if escaped else ():
             if not escaped.isdisjoint(indexes):
@@ -268,7 +275,8 @@ class _Flattening:
 
     def tensor(self, leaf: Any, adapter: Adapter, path: Path) -> JSON:
         index = len(self.paths)
-        node: dict[str, JSON] = {"$tensor": None}  # named at the end
+        name = join(path)
+        node: dict[str, JSON] = {"$tensor": name}
         try:
             spec = adapter.describe(leaf)
             if adapter.is_description:
@@ -281,6 +289,7 @@ class _Flattening:
         except (UnsupportedLeafError, UnsupportedTensorError) as error:
             raise unsupported(path, error) from error
         self.paths.append(path)
+        self.names.append(name)
         self.nodes.append((index, node))
         self.leaves.append(leaf)
         self.specs.append(spec)
@@ -303,18 +312,24 @@ class _Flattening:
         fresh: dict[Hashable, int] = dict(zip(map(id, leaves), indexes, strict=True))
         if len(fresh) < len(leaves) or not self.seen.keys().isdisjoint(fresh):
             return None
-        self.paths += [(*path, key) for key in keys]
+        paths: list[Path] = [(*path, key) for key in keys]
+        names = _joined(paths)
+        self.paths += paths
+        self.names += names
         self.leaves += leaves
         self.specs += specs
-        self.seen |= fresh
+        if self.seen:
+            self.seen |= fresh
+        else:
+            self.seen = fresh
         kind = adapter.kind(leaves[0])
         if kind == "numpy" and type(value) is dict and (group := skeleton.arrays(keys, path)) is not None:
             self.groups.append((indexes, group))
             return group
-        node: dict[str, JSON] = {"$tensor": None} if kind == "numpy" else {"$tensor": None, "kind": kind}
-        nodes = [node.copy() for _ in keys]
+        nodes: list[dict[str, JSON]]
+        nodes = [{"$tensor": name} for name in names] if kind == "numpy" else [{"$tensor": name, "kind": kind} for name in names]
         self.nodes += zip(indexes, nodes, strict=True)
-        return containers.encode(value, list(zip(keys, nodes, strict=True)))
+        return containers.encode(value, zip(keys, nodes, strict=True))
 
     def string(self, node: dict[str, JSON], array: np.ndarray[Any, Any], index: int | None) -> None:
         if index is not None:

@@ -1,6 +1,7 @@
 """Snapshots of the real frameworks' leaves: copied where they can change, referenced where they cannot."""
 
 import copy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from frameworks import jax, keras, tf, torch
 from holding import HeldManager
 from keras_models import STEPS, same, train, tutorial, weights
 
-from ckptmgr import BackgroundSaver, CheckpointManager, UnsupportedLeafError, arrays, tree
+from ckptmgr import BackgroundSaver, CheckpointManager, UnsupportedLeafError, arrays, jaxarrays, tree
 from ckptmgr.integrations.keras import CheckpointCallback, restore_weights
 from ckptmgr.layout import Layout
 from ckptmgr.saving import Plan, Prepared
@@ -92,6 +93,42 @@ def test_what_cannot_change_is_only_referenced(kind: str) -> None:
     assert np.array_equal(held, arrays.host_array(leaf))
     assert staging.nbytes == 0
     assert kind == "jax.key" or np.shares_memory(held, arrays.host_array(leaf))
+
+
+def test_a_state_of_jax_arrays_costs_few_calls_for_each(manager: CheckpointManager) -> None:
+    state, calls = {f"layers.{number}": jax.numpy.ones(3) for number in range(500)}, 0
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    with BackgroundSaver(manager) as saver:
+        saver.save(1, state).result()
+        sys.setprofile(count)
+        try:
+            saver.save(2, state)
+        finally:
+            sys.setprofile(None)
+
+    assert calls < 4 * len(state)
+
+
+def test_a_snapshot_is_in_the_order_of_the_state() -> None:
+    state = {"b": np.ones(3), "c": jax.numpy.ones(3), "a": torch.ones(3), "d": jax.numpy.ones(3)}
+    prepared = Prepared(1, Plan(tree.flatten(state), Layout(())), {}, {}, {}, False)
+
+    assert list(Staging().take(prepared).prepared.plan.flat.tensors) == ["b", "c", "a", "d"]
+
+
+def test_values_of_jax_arrays_are_read_only_where_jax_copies_them_too() -> None:
+    class OnDevice:
+        def _single_device_array_to_np_array_did_copy(self) -> tuple[np.ndarray, bool]:
+            return np.ones(3), True
+
+    found = [*jaxarrays.values([jax.numpy.ones(3)]), *jaxarrays.values([jax.numpy.ones(3, "bfloat16")])]
+    found += jaxarrays.values([OnDevice(), OnDevice()])
+
+    assert [array.flags.writeable for array in found] == [False] * 4
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
