@@ -26,7 +26,7 @@ from ckptmgr.errors import (
 )
 from ckptmgr.foreign import Foreign
 from ckptmgr.ledger import Found, Unreadable, check, look, read_record, snapshot
-from ckptmgr.manifest import MANIFEST, TREE, Manifest, folder_name
+from ckptmgr.manifest import MANIFEST, TREE, Manifest, folder_name, parse_attempt
 from ckptmgr.naming import StepNaming
 from ckptmgr.step import StepInfo
 from ckptmgr.storage import Folder, Head
@@ -282,12 +282,20 @@ class Run:
                     error.add_note(f"step {skipped[-1].step} was tried first and is damaged: arrays may hold some of its bytes")
                 raise
         if not skipped:
+            self._check_is_no_step(steps)
             raise gone or self.not_found(None, steps)
         raise CorruptCheckpointError(
             f"no step in {self.folder.location()!r} passes its checks ({shown([entry.step for entry in skipped])}); "
             f"the newest: {skipped[0].error}",
             step=skipped[0].step,
         ) from skipped[0].error
+
+    def _check_is_no_step(self, steps: Steps) -> None:
+        if MANIFEST in steps.files and any(map(parse_attempt, self.folder.list().folders)):
+            place = self.folder.location()
+            raise CheckpointError(
+                f"{place!r} is the folder of one step, and no run: give the folder of the run, which is around it"
+            )
 
     def verify(self, step: int | None, verify: Verify, *, full: bool, progress: Progress | None) -> VerifyReport:
         """Compares every byte of a step (of all steps, with None) with what was written; see `Checkpoint.verify`.

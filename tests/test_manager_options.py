@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from runs import files, state
 
-from ckptmgr import CheckpointManager, CorruptCheckpointError, KeepLast, StateMismatchError, StepNotFoundError
+from ckptmgr import CheckpointError, CheckpointManager, CorruptCheckpointError, KeepLast, StateMismatchError, StepNotFoundError
 from ckptmgr import checkpoint as checkpoints
 from ckptmgr import sweep as sweeping
 
@@ -241,3 +241,12 @@ def test_a_restore_of_what_is_no_step_is_a_mistake_of_the_caller(manager, step):
 
     with pytest.raises(TypeError):
         manager.restore(step)
+
+
+@pytest.mark.parametrize("call", ["restore", "open", "restore_or_initialize"])
+def test_the_folder_of_a_step_is_not_taken_for_a_run_without_steps(tmp_path, call):
+    with CheckpointManager(tmp_path) as manager:
+        name = manager.save(1, state(1)).name
+
+    with CheckpointManager(tmp_path / name) as manager, pytest.raises(CheckpointError, match="the folder of one step"):
+        getattr(manager, call)(*([state(0)] if call == "restore_or_initialize" else []))
