@@ -8,8 +8,9 @@
 
 A signal that comes while a system call is made is told to the program right after it, before its result is assigned.
 
-Not in `threading.Thread.start` and `join`, where an interrupt may leave a lock of Python's own as it should not be: that raises
-RuntimeError, with the interrupt as its context.
+Not where an error goes on in a generator, as in that of a context manager: Python looks for signals only behind its ``except``
+or ``finally``, while an error of a profiler's there would keep it from both. Nor in `threading.Thread.start` and `join`, where
+an interrupt may leave a lock of Python's own as it should not be: that raises RuntimeError, with the interrupt as its context.
 """
 
 import os
@@ -18,8 +19,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import _GeneratorContextManager
 from types import FrameType
 from typing import Any
+
+_EXIT = _GeneratorContextManager.__exit__.__code__
 
 
 def interrupted_at(place: int | None, action: Callable[[], object], *, is_raised: bool = False) -> int:
@@ -31,7 +35,7 @@ def interrupted_at(place: int | None, action: Callable[[], object], *, is_raised
 
     def look(frame: FrameType, event: str, _: Any) -> None:
         nonlocal reached
-        if event in ("call", "c_return") and frame.f_code.co_filename != threading.__file__:
+        if event in ("call", "c_return") and frame.f_code.co_filename != threading.__file__ and not is_thrown_into(frame):
             reached += 1
             if reached - 1 == place:
                 sys.setprofile(None)
@@ -46,6 +50,12 @@ def interrupted_at(place: int | None, action: Callable[[], object], *, is_raised
     finally:
         sys.setprofile(None)
     return reached
+
+
+def is_thrown_into(frame: FrameType) -> bool:
+    """Whether it is the generator of a context manager that is told of an error."""
+    above = frame.f_back
+    return above is not None and above.f_code is _EXIT and above.f_locals["typ"] is not None
 
 
 def signalled_after(seconds: float, action: Callable[[], object]) -> None:
