@@ -202,7 +202,8 @@ class Checkpoint:
         nothing verified but by `verify`.
 
         Mutable arrays in ``into`` are filled in place; if this raises `CorruptCheckpointError` or `OSError` their contents are
-        undefined. Every other error is raised before anything is changed.
+        undefined. Every other error is raised before anything is changed, but for one of an object's own ``load_state_dict``,
+        which is called when arrays and earlier objects have been filled.
 
         Raises:
             StateMismatchError: ``into`` and the checkpoint differ (with ``strict``); lists every difference.
