@@ -4,9 +4,11 @@ The law: what a snapshot holds are the values of the moment at which it was take
 Leaves that can change are copied, each once, into one slab that is allocated once; leaves that cannot are only referenced.
 """
 
+import itertools
 import mmap
+import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +21,15 @@ from ckptmgr.saving import Prepared
 from ckptmgr.spec import PackedArray, TensorSpec
 from ckptmgr.timing import Timing
 from ckptmgr.transfer import slabs
+from ckptmgr.transfer.lanes import share
 
 _Array: TypeAlias = np.ndarray[Any, Any]
+_Pair: TypeAlias = tuple[_Array, _Array]  # what is copied, and its place
 
 _MEMINFO = Path("/proc/meminfo")
+_LARGE_NBYTES = 256 << 10  # tensors from this size on are shared by several threads: one alone leaves memory idle
+_PIECE_NBYTES = 16 << 20  # of which a thread copies so much at a time
+_MOST_COPIERS = 4
 _WIPE_ON_FORK = 18  # MADV_WIPEONFORK, which Python has no name for
 
 
@@ -87,17 +94,38 @@ class Staging:
 
 def _copy(leaves: Iterable[Any], places: Iterable[_Array]) -> list[Callable[[], object]]:
     unfinished: list[Callable[[], object]] = []
+    large: list[_Pair] = []
     try:
         for leaf, place in zip(leaves, places, strict=True):
-            if type(leaf) is np.ndarray:  # a short way, because there may be many
+            is_plain = type(leaf) is np.ndarray
+            if place.nbytes >= _LARGE_NBYTES and (memory := leaf if is_plain else arrays.destination(leaf)) is not None:
+                large.append((memory, place))
+            elif is_plain:  # a short way, because there may be many
                 place[...] = leaf
             elif (wait := arrays.stage(leaf, place)) is not None:
                 unfinished.append(wait)
+        if large:
+            share(itertools.chain.from_iterable(itertools.starmap(_pieces, large)), _copy_each, _copiers())
     except BaseException:  # whatever it is, a device must not write into what is used for something else
         for wait in unfinished:
             wait()
         raise
     return unfinished
+
+
+def _pieces(memory: _Array, place: _Array) -> Iterator[_Pair]:
+    """Both in parts along their first axis: a single large tensor is not left to one thread."""
+    rows = max(1, len(memory) * _PIECE_NBYTES // memory.nbytes)
+    return ((memory[at : at + rows], place[at : at + rows]) for at in range(0, len(memory), rows))
+
+
+def _copy_each(pairs: Iterator[_Pair]) -> None:
+    for memory, place in pairs:
+        place[...] = memory
+
+
+def _copiers() -> int:
+    return min(_MOST_COPIERS, os.cpu_count() or 1)
 
 
 def _place(spec: TensorSpec, slab: _Array, offset: int) -> _Array:

@@ -2,13 +2,15 @@
 
 import array
 import mmap
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 import states
+from holding import PATIENCE_S
 
 from ckptmgr import PackedArray, TensorSpec, UnsupportedLeafError, snapshot, tree
 from ckptmgr.layout import Layout
@@ -24,6 +26,15 @@ def taken(staging: Staging, state: Any) -> dict[str, np.ndarray]:
     return staging.take(prepared(state)).prepared.plan.flat.tensors
 
 
+@pytest.fixture(params=["by one thread", "by several threads"])
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "by several threads":
+        for name, value in {"_LARGE_NBYTES": 5, "_PIECE_NBYTES": 5}.items():
+            monkeypatch.setattr(snapshot, name, value)
+        monkeypatch.setattr(snapshot, "_copiers", lambda: 3)
+
+
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("how", ["plain", "fortran", "strided", "reversed", "big-endian"])
 @pytest.mark.parametrize("name", states.DTYPES)
 def test_every_dtype_is_copied_to_the_bit(name: str, how: str) -> None:
@@ -65,7 +76,7 @@ def broadcast() -> tuple[Any, Callable[[], object]]:
 
 CHANGING: dict[str, Callable[[], tuple[Any, Callable[[], object]]]] = {
     "read-only view": lambda: view_of(np.arange(5.0)),
-    "0-d": lambda: (leaf := np.array(3.0), lambda: leaf.fill(9)),
+    "0-d": lambda: (leaf := np.array(3, np.int8), lambda: leaf.fill(9)),
     "bytearray": lambda: buffer_of(bytearray),
     "memoryview": lambda: (memoryview(raw := bytearray(b"abc")), lambda: raw.__setitem__(0, 0)),
     "array.array": lambda: buffer_of(lambda data: array.array("B", data)),
@@ -75,6 +86,7 @@ CHANGING: dict[str, Callable[[], tuple[Any, Callable[[], object]]]] = {
 }
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("kind", CHANGING)
 def test_whatever_memory_a_leaf_is_of_it_is_copied(kind: str) -> None:
     leaf, change = CHANGING[kind]()
@@ -85,6 +97,27 @@ def test_whatever_memory_a_leaf_is_of_it_is_copied(kind: str) -> None:
 
     assert not np.array_equal(np.asarray(leaf), expected)
     assert np.array_equal(copy, expected)
+
+
+def test_one_large_tensor_is_shared_by_threads_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[tuple[int, int]] = []
+    copy_each = snapshot._copy_each
+
+    def meeting(pairs: Iterator[tuple[np.ndarray, np.ndarray]]) -> None:
+        for pair in pairs:
+            copied.append((threading.get_ident(), len(pair[0])))
+            met.wait(PATIENCE_S)  # so neither can take both
+            copy_each(iter([pair]))
+
+    met = threading.Barrier(2)
+    monkeypatch.setattr(snapshot, "_copy_each", meeting)
+    monkeypatch.setattr(snapshot, "_copiers", lambda: 2)
+    leaf = np.arange((32 << 20) // 8).reshape(-1, 1 << 12)
+
+    assert np.array_equal(taken(Staging(), {"w": leaf})["w"], leaf)
+
+    assert [rows for _, rows in copied] == [512, 512]
+    assert len({thread for thread, _ in copied}) == 2
 
 
 def test_a_snapshot_refers_to_nothing_of_the_state() -> None:

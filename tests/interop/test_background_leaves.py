@@ -59,7 +59,12 @@ def keras_variable() -> tuple[Any, Callable[[], object]]:
     return leaf, lambda: leaf.assign(np.zeros(5))
 
 
-CHANGING = [parameter, transposed, conjugated, of_numpy, tf_variable, tf_half, keras_variable]
+def torch_large() -> tuple[Any, Callable[[], object]]:
+    leaf = torch.nn.Parameter(torch.ones(4, 1 << 18, dtype=torch.bfloat16))
+    return leaf, lambda: leaf.data[-1].fill_(9)
+
+
+CHANGING = [parameter, torch_large, transposed, conjugated, of_numpy, tf_variable, tf_half, keras_variable]
 
 
 @pytest.mark.parametrize("make", CHANGING)
