@@ -72,7 +72,11 @@ BLOCKED, BACK = "blocked by a save", "ckptmgr BackgroundSaver"
 MANY = ", 20,000 tensors"
 UP, DOWN, LINK = "upload to a null server", "download from a null server", "over a link of 50 MB/s"
 SUMMED = ["obstore, parts of 32 MiB with CRC64", "obstore, parts of 8 MiB with CRC64"]  # the checksum that ours sends, too
-WIRE = {UP: ["parts of 32 MiB", "parts of 128 MiB"], DOWN: ["streams into arrays", "ranges in its memory"]}
+WIRE = {
+    UP: ["parts of 32 MiB", "parts of 128 MiB"],
+    DOWN: ["8 streams into arrays", "4 streams into arrays", "ranges in its memory"],
+}
+ALIKE = {UP: ["8 parts with CRC64 and crc32c"], DOWN: ["8 streams with crc32c"]}  # with all checksums of ours
 CONVERT = "converting 4,096 MiB of tf_bundle"
 
 GOALS = (
@@ -106,6 +110,7 @@ GOALS = (
     Goal("scaling", "listing 10,000 steps", "ckptmgr", 50, figure="again"),
     *(Goal("cloud", case, "ckptmgr", 1 / 0.9, [f"obstore, {how}" for how in hows]) for case, hows in WIRE.items()),
     Goal("cloud", UP, "ckptmgr", 1 / 0.9, SUMMED),
+    *(Goal("cloud", case, "ckptmgr", 1 / 0.9, [f"obstore, {how}" for how in hows]) for case, hows in ALIKE.items()),
     *(Goal("cloud", case, "ckptmgr", 1 / 3, ["s3fs"]) for case in (UP, DOWN)),
     *(Goal("cloud", case, "ckptmgr", 0.25, figure="states") for case in (UP, DOWN)),
     *(Goal("cloud", f"{what} {LINK}", "ckptmgr", 1 / 0.9, ["the bytes alone"]) for what in ("save", "restore")),
