@@ -109,8 +109,17 @@ def _tables(nbytes: int) -> list[list[int]]:
 @functools.lru_cache(maxsize=4096)
 def _shift(nbytes: int, polynomial: int) -> int:
     """x^(8 * nbytes) modulo the polynomial."""
-    if nbytes == 0:
-        return _ONE
-    half = _shift(nbytes // 2, polynomial)
-    square = _multiply(half, half, polynomial)
-    return _multiply(square, _ONE >> 8, polynomial) if nbytes % 2 else square
+    value = _ONE
+    for power in range(nbytes.bit_length()):
+        if nbytes >> power & 1:
+            value = _multiply(value, _doubled(power, polynomial), polynomial)
+    return value
+
+
+@functools.cache
+def _doubled(power: int, polynomial: int) -> int:
+    """x^(8 * 2^power) modulo the polynomial: these few are shared by all sizes."""
+    if power == 0:
+        return _ONE >> 8
+    half = _doubled(power - 1, polynomial)
+    return _multiply(half, half, polynomial)
