@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias, TypeVar
 
-from ckptmgr import foreign, garbage
+from ckptmgr import foreign, garbage, linked
 from ckptmgr.backend import Backend
 from ckptmgr.checkpoint import Checkpoint, files_of, open_managed
 from ckptmgr.errors import (
@@ -62,6 +62,8 @@ class _Made(NamedTuple):
 
 class Steps(NamedTuple):
     """What a run has: committed steps, those of other tools whose number is not ours, damaged records, and files beside them.
+
+    With the damaged records come links that stand where steps would be.
 
     The first two come oldest first.
     """
@@ -123,9 +125,15 @@ class Run:
             log.warning("%s", entry.error)
         committed = self._committed(found)
         oldest = min([0, *(known.info.sequence for known in committed[:1])])
-        taken = {known.info.step for known in committed} | {entry.step for entry in unreadable} if files or folders else ()
+        links = linked.names(self.folder)
+        is_alone = not (files or folders or links)
+        taken = () if is_alone else {known.info.step for known in committed} | {entry.step for entry in unreadable}
         others = foreign.find(self.folder, self.naming, files, folders=folders, own=self.backend, taken=taken, below=oldest)
-        return Steps(committed, others, unreadable, files)
+        hiding = linked.hiding(self.folder, self.naming, links, files, folders, taken=taken, own=self.backend)
+        refused = [linked.refused(self.folder, link) for link in hiding]
+        for entry in refused:
+            log.warning("%s", entry.error)
+        return Steps(committed, others, [*unreadable, *refused], files)
 
     def committed(self) -> list[Committed]:
         """The committed steps alone, oldest first: what other tools wrote is not looked at."""
@@ -195,6 +203,7 @@ class Run:
         committed, others = ([known.info.step for known in each] for each in (steps.committed, steps.foreign))
         what = "no step is" if step is None else f"step {step} is not"
         listed = f"committed: {shown(_nearest(committed, step)) or 'none'}"
+        listed += "".join(f"; {entry.error}" for entry in steps.unreadable if entry.step == step)
         if others:
             listed += f"; of other tools: {shown(_nearest(others, step))}"
         text = f"{what} committed in {self.folder.location()!r} ({listed})"

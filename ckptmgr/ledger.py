@@ -18,7 +18,7 @@ from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from ckptmgr import garbage
-from ckptmgr.errors import CorruptCheckpointError, FormatVersionError
+from ckptmgr.errors import CorruptCheckpointError, FormatVersionError, UnsafeCheckpointError
 from ckptmgr.manifest import MANIFEST
 from ckptmgr.naming import StepNaming
 from ckptmgr.record import Record, decode, encode
@@ -48,11 +48,14 @@ class Found(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """What stands in the place of a step's record and cannot be decoded. Nothing but an explicit wish changes it."""
+    """What stands in the place of a step's record and cannot be decoded. Nothing but an explicit wish changes it.
+
+    Or what stands in the place of a step and is not followed: a link, which nothing changes.
+    """
 
     name: str
     step: int
-    error: CorruptCheckpointError | FormatVersionError
+    error: CorruptCheckpointError | FormatVersionError | UnsafeCheckpointError
     version: Version
 
 
