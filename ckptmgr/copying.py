@@ -22,6 +22,7 @@ from ckptmgr.commit import Attempt
 from ckptmgr.errors import CorruptCheckpointError, SaveError, StepExistsError, StepNotFoundError
 from ckptmgr.filecopy import copy_file
 from ckptmgr.finding import Committed, Run
+from ckptmgr.foreign import Foreign
 from ckptmgr.hints import Hints
 from ckptmgr.ledger import Found, Unreadable, changed, check, gave_up, look, read_record, tries
 from ckptmgr.manifest import ASSET, FileEntry, Manifest, folder_name, this_writer
@@ -60,6 +61,14 @@ class NotCopied(NamedTuple):
     error: Exception
 
 
+class Chosen(NamedTuple):
+    """The steps that are meant, oldest first; those whose record cannot be read; and steps of other tools that are left out."""
+
+    steps: list[Committed]
+    failed: list[NotCopied]
+    left_out: list[Foreign]
+
+
 def copy(
     src: str | os.PathLike[str],
     dst: str | os.PathLike[str],
@@ -92,7 +101,7 @@ def copy(
         OSError: from either storage; what was copied stays.
     """
     source, target = Run(open_folder(src, src_options), naming), Run(open_folder(dst, dst_options), naming)
-    chosen, failures = choose(source, steps)
+    chosen, failures, _ = choose(source, steps)
     copied: list[Copied] = []
     try:
         for each in copy_steps(source, chosen, target, overwrite=overwrite, repair=repair, verify=verify, progress=progress):
@@ -111,8 +120,8 @@ def copy(
     return copied
 
 
-def choose(source: Run, steps: Wanted) -> tuple[list[Committed], list[NotCopied]]:
-    """The steps that are meant, oldest first, and those of them whose record cannot be read.
+def choose(source: Run, steps: Wanted) -> Chosen:
+    """The steps that are meant.
 
     Raises:
         StepNotFoundError: there is no such step, or none at all.
@@ -121,14 +130,16 @@ def choose(source: Run, steps: Wanted) -> tuple[list[Committed], list[NotCopied]
     if not isinstance(steps, str):
         numbers = steps if isinstance(steps, Iterable) else [steps]
         found = {known.info.step: known for known in map(source.find_own, map(checked_step, numbers))}
-        return sorted(found.values(), key=lambda known: known.info.order), []
+        return Chosen(sorted(found.values(), key=lambda known: known.info.order), [], [])
     if steps not in ("all", "latest"):
         raise ValueError(f"steps must be 'all', 'latest' or step numbers, not {steps!r}")
     known = source.steps()
     damaged = [NotCopied(entry.step, entry.error) for entry in known.unreadable]
     if not (known.committed or damaged):
         raise source.not_found(None, known)
-    return (known.committed[-1:], []) if steps == "latest" and known.committed else (known.committed, damaged)
+    if steps == "latest" and known.committed:  # those of other tools are older
+        return Chosen(known.committed[-1:], [], [])
+    return Chosen(known.committed, damaged, known.foreign)
 
 
 def copy_step(

@@ -1,5 +1,7 @@
 """``ckptmgr cp``: copies steps from one run into another, on any storage."""
 
+import shlex
+from collections.abc import Sequence
 from typing import Annotated, cast
 
 import typer
@@ -10,7 +12,9 @@ from ckptmgr.cli.output import AsJSON, complain, counted, emit, emit_json, progr
 from ckptmgr.cli.storing import Storage, TargetStorage, options_of_both
 from ckptmgr.cli.target import DEFAULT_NAMING, RunURL, Template, folder, run, step_naming
 from ckptmgr.copying import Copied, NotCopied, Wanted
+from ckptmgr.errors import shown
 from ckptmgr.finding import Run
+from ckptmgr.foreign import Foreign
 from ckptmgr.step import JSON
 
 TargetRun = Annotated[str, typer.Argument(metavar="TARGET", help="Folder of the run that gets them.", show_default=False)]
@@ -56,24 +60,34 @@ def copy(
         raise typer.BadParameter("give one of --step, --latest and --all")
     source_options, target_options = options_of_both(url, target_url, storage, target_storage)
     target = Run(folder(target_url, target_options), step_naming(template))
-    with progress("copy") as shown, run(url, template, storage=source_options) as manager:
+    with progress("copy") as tell, run(url, template, storage=source_options) as manager:
         source = Run(manager.folder, manager.naming)
         wanted = cast(Wanted, steps or ("latest" if latest else "all"))
-        chosen, failed = copying.choose(source, wanted)
+        chosen, failed, others = copying.choose(source, wanted)
         ends: list[Copied | NotCopied] = [*failed]
         for end in copying.copy_steps(
-            source, chosen, target, overwrite=overwrite, repair=repair, verify="fast" if fast else "full", progress=shown
+            source, chosen, target, overwrite=overwrite, repair=repair, verify="fast" if fast else "full", progress=tell
         ):
             ends.append(end)
             if not as_json:
                 _emit(end)
     if as_json:
-        emit_json({"source": url, "target": target_url, "steps": list(map(_json, ends))})
+        left_out = [known.info.step for known in others]
+        emit_json({"source": url, "target": target_url, "steps": list(map(_json, ends)), "left_out": left_out})
+    elif others:
+        emit(_left_out(others, url, target_url))
     for end in ends:
         if isinstance(end, NotCopied):
             complain(f"step {end.step} was not copied: {end.error}")
     if any(isinstance(end, NotCopied) for end in ends):
         raise typer.Exit(1)
+
+
+def _left_out(others: Sequence[Foreign], url: str, target_url: str) -> str:
+    migrate = f"'{shlex.join(['ckptmgr', 'migrate', url, target_url])}' brings them along"
+    adopt = f"'{shlex.join(['ckptmgr', 'adopt', url])}' makes them steps of this run, or "
+    ways = migrate if any(known.inside for known in others) else adopt + migrate
+    return f"left out, of other tools: {counted(len(others), 'step')} ({shown([known.info.step for known in others])}); {ways}"
 
 
 def _emit(end: Copied | NotCopied) -> None:
