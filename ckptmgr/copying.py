@@ -28,7 +28,7 @@ from ckptmgr.ledger import Found, Unreadable, changed, check, gave_up, look, rea
 from ckptmgr.manifest import ASSET, FileEntry, Manifest, folder_name, this_writer
 from ckptmgr.naming import StepNaming, checked_step
 from ckptmgr.step import JSON, StepInfo
-from ckptmgr.storage import Answer, Folder, ParallelStore, open_folder
+from ckptmgr.storage import Answer, Folder, ParallelStore, is_local, open_folder
 from ckptmgr.transfer import Progress
 from ckptmgr.transfer.lanes import share
 from ckptmgr.transfer.stats import Tally
@@ -133,7 +133,7 @@ def choose(source: Run, steps: Wanted) -> Chosen:
         return Chosen(sorted(found.values(), key=lambda known: known.info.order), [], [])
     if steps not in ("all", "latest"):
         raise ValueError(f"steps must be 'all', 'latest' or step numbers, not {steps!r}")
-    known = source.steps()
+    known = source.steps(has_closed=steps == "all")  # else nobody knows which is the latest
     damaged = [NotCopied(entry.step, entry.error) for entry in known.unreadable]
     if not (known.committed or damaged):
         raise source.not_found(None, known)
@@ -201,8 +201,8 @@ def copy_steps(
 ) -> Iterator[Copied | NotCopied]:
     """Copies steps one after another, and tells what became of each; that one cannot be copied does not keep others from it.
 
-    ``repair`` is as for `copy`. ``progress`` counts the bytes of all of them. Raises OSError, from either store; what was copied
-    stays.
+    ``repair`` is as for `copy`. ``progress`` counts the bytes of all of them. Raises OSError, from either store, unless it is of
+    a file of the step that a local source does not let be read; what was copied stays.
     """
     done, total = 0, sum(known.manifest.nbytes for known in chosen)
 
@@ -218,9 +218,18 @@ def copy_steps(
                 yield copy_step(source, known, target, overwrite=overwrite, verify=verify, progress=tell)
         except (CorruptCheckpointError, SaveError, StepExistsError, StepNotFoundError) as error:
             yield NotCopied(known.info.step, error)
+        except OSError as error:
+            if not _is_within(source.folder.folder(known.found.name), error):
+                raise
+            yield NotCopied(known.info.step, error)
         done += known.manifest.nbytes
         tell(0, 0)
     Hints(target).refresh()
+
+
+def _is_within(folder: Folder, error: OSError) -> bool:
+    """Whether the error is of a file in that folder; only local stores name a file in all of theirs."""
+    return is_local(folder.store) and str(error.filename).startswith(f"{folder.location()}/")
 
 
 def _repaired(source: Run, known: Committed, target: Run, *, verify: Readback, progress: Progress) -> Copied | None:

@@ -7,7 +7,7 @@ that other tools wrote beside them (`foreign`) are older than all of them.
 import itertools
 import logging
 import warnings
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -25,9 +25,9 @@ from ckptmgr.errors import (
     shown,
 )
 from ckptmgr.foreign import Foreign
-from ckptmgr.ledger import Found, Unreadable, check, look, read_record, snapshot
+from ckptmgr.ledger import Found, Unreadable, check, closed, look, read_record, snapshot
 from ckptmgr.manifest import MANIFEST, TREE, Manifest, folder_name, parse_attempt
-from ckptmgr.naming import StepNaming
+from ckptmgr.naming import StepNaming, parse_foreign
 from ckptmgr.step import StepInfo
 from ckptmgr.storage import Folder, Head
 from ckptmgr.transfer import Problem, Progress, Verify
@@ -81,14 +81,18 @@ class Steps(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What a verification found: the steps it looked at, and what is damaged in them. Printed, lines for each step."""
+    """What a verification found: the steps it looked at, and what is damaged in them. Printed, lines for each step.
+
+    ``unread`` are those of them that the store did not let be read, of which the problems tell that and no more.
+    """
 
     steps: tuple[int, ...]
     problems: tuple[tuple[int, Problem], ...]
+    unread: tuple[int, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is damaged."""
+        """Whether everything was read, and nothing is damaged."""
         return not self.problems
 
     def __str__(self) -> str:
@@ -114,13 +118,17 @@ class Run:
     _made: dict[str, "_Made"] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @garbage.later()
-    def steps(self) -> Steps:
-        """All steps, and the records that cannot be read (each is logged), by one listing.
+    def steps(self, *, has_closed: bool = False) -> Steps:
+        """All steps, and the records that cannot be decoded (each is logged), by one listing.
 
         Should two folders hold the same step, the one saved last counts. A step of another tool does not count where a record
-        of ours has its number.
+        of ours has its number. With ``has_closed`` records and folders that the store does not let be read are among those that
+        cannot be decoded; else they are its error, for nobody knows what they hide.
         """
-        found, unreadable, files, folders = snapshot(self.folder, self.naming)
+        found, unreadable, files, folders = snapshot(self.folder, self.naming, has_closed=has_closed)
+        if has_closed:
+            folders, shut = self._opened(folders)
+            unreadable = [*unreadable, *shut]
         for entry in unreadable:
             log.warning("%s", entry.error)
         committed = self._committed(found)
@@ -134,6 +142,18 @@ class Run:
         for entry in refused:
             log.warning("%s", entry.error)
         return Steps(committed, others, [*unreadable, *refused], files)
+
+    def _opened(self, folders: Collection[str]) -> tuple[list[str], list[Unreadable]]:
+        """The folders without those that the store does not let be listed, and these."""
+        shut: dict[str, Unreadable] = {}
+        for name in folders:
+            step = self.naming.parse(name)
+            if (step := parse_foreign(name) if step is None else step) is not None:
+                try:
+                    self.folder.folder(name).list()
+                except OSError as error:
+                    shut[name] = closed(self.folder, name, step, error)
+        return [name for name in folders if name not in shut], [*shut.values()]
 
     def committed(self) -> list[Committed]:
         """The committed steps alone, oldest first: what other tools wrote is not looked at."""
@@ -311,15 +331,17 @@ class Run:
 
         Raises:
             StepNotFoundError: no such step.
+            OSError: from the store. With None, a step that it does not let be read is a problem, if the run can be listed.
         """
         own = None if step is None else self._own(step)
-        steps = Steps([own], [], [], {}) if own else self.steps()
+        steps = Steps([own], [], [], {}) if own else self.steps(has_closed=step is None)
         damaged = [entry for entry in steps.unreadable if step in (None, entry.step)]
         chosen = {known.info.step: known for known in steps.known if step in (None, known.info.step)}
         if step is not None and not chosen and not damaged:
             raise self.not_found(step, steps)
         seen = [entry.step for entry in damaged]
         problems = [(entry.step, Problem(MANIFEST, None, str(entry.error))) for entry in damaged]
+        unread = [entry.step for entry in damaged if isinstance(entry.error.__cause__, OSError)]
         for each, known in chosen.items():
             try:
                 found = self.with_step(each, verify, lambda it: it.verify(full=full, progress=progress), known=known)
@@ -329,9 +351,15 @@ class Run:
                 if step is not None:
                     raise
                 continue  # retention does not wait for a verification of all
+            except OSError as error:
+                if step is not None:
+                    raise
+                self.folder.list()  # a store that does not answer at all is not asked for each of many steps
+                found = [_unread(error, known)]
+                unread.append(each)
             seen.append(each)
             problems += [(each, problem) for problem in found]
-        return VerifyReport(tuple(seen), tuple(problems))
+        return VerifyReport(tuple(seen), tuple(problems), tuple(unread))
 
     def _committed(self, found: list[Found]) -> list[Committed]:
         """The committed steps among the records, oldest first. What was made of a record before is used again."""
@@ -353,6 +381,11 @@ class Run:
         assert manifest is not None
         path = self.folder.location(f"{found.name}/{folder_name(manifest.attempt)}")
         return Committed(found, manifest, manifest.info(found.record.pins, name=found.name, path=path))
+
+
+def _unread(error: OSError, known: Known) -> Problem:
+    where = str(error.filename or known.info.path)
+    return Problem(where.rpartition("/")[2], None, f"{where!r} cannot be read: {error.strerror or error}")
 
 
 def _nearest(steps: list[int], to: int | None) -> list[int]:

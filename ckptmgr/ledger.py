@@ -92,19 +92,21 @@ def records(root: Folder, naming: StepNaming) -> tuple[list[Found], list[Unreada
     return reading.found, reading.unreadable
 
 
-def snapshot(root: Folder, naming: StepNaming) -> Snapshot:
+def snapshot(root: Folder, naming: StepNaming, *, has_closed: bool = False) -> Snapshot:
     """All records, as `records` gives them, as they were together at one moment.
+
+    With ``has_closed`` a record that the store does not let be read is one of those that cannot be decoded, and no error.
 
     Otherwise, while a save and its retention run, one could miss the newer step, which was not there when the run was
     listed, and the older one too, which has gone when its record is read.
     """
-    reading, scan = _read(root, naming)
+    reading, scan = _read(root, naming, has_closed=has_closed)
     for _ in tries():
         # All that was listed was there still, or nothing has changed since a look before: so this is the run at one moment.
         # But while pages came, a step that had come since that look may have gone for another, and both be missed.
         if scan.is_moment and (scan.is_unchanged or reading.has_all):
             break
-        before, (reading, scan) = reading, _read(root, naming)
+        before, (reading, scan) = reading, _read(root, naming, has_closed=has_closed)
         if _versions(before) == _versions(reading):
             break
     return Snapshot(reading.found, reading.unreadable, scan.files, _beside(reading, scan.folders))
@@ -134,7 +136,7 @@ class _Reading(NamedTuple):
 _last: WeakKeyDictionary[Store, dict[tuple[str, StepNaming], _Reading]] = WeakKeyDictionary()
 
 
-def _read(root: Folder, naming: StepNaming) -> tuple[_Reading, Scan]:
+def _read(root: Folder, naming: StepNaming, *, has_closed: bool = False) -> tuple[_Reading, Scan]:
     runs = _last.setdefault(root.store, {})
     earlier = runs.get((root.prefix, naming))
     last = earlier or _Reading([], [], {}, [], [], True)
@@ -147,8 +149,12 @@ def _read(root: Folder, naming: StepNaming) -> tuple[_Reading, Scan]:
     seen: dict[str, Found | Unreadable | None] = {}
     for name, sight in zip(names, sights, strict=True):
         old = last.seen.get(name)
-        is_old = isinstance(old, Found) and sight == known.get(name)
-        seen[name] = old if is_old else _understood(root, name, naming.parse(name) or 0, sight, is_listed=True)
+        if isinstance(old, Found) and sight == known.get(name):
+            seen[name] = old
+        elif has_closed and isinstance(sight, OSError) and sight.errno != errno.EFBIG:
+            seen[name] = closed(root, f"{name}/{MANIFEST}", naming.parse(name) or 0, sight)
+        else:
+            seen[name] = _understood(root, name, naming.parse(name) or 0, sight, is_listed=True)
     found = [each for each in seen.values() if isinstance(each, Found)]
     unreadable = [each for each in seen.values() if isinstance(each, Unreadable)]
     has_all = len(unreadable) + sum(each.record.manifest is not None for each in found) == len(seen)
@@ -195,6 +201,14 @@ def _understood(
         if is_second or is_local(root.store):
             return Unreadable(name, step, error, sight.version)
     return _understood(root, name, step, sight_of(root, name), is_listed=is_listed, is_second=True)
+
+
+def closed(root: Folder, path: str, step: int, error: OSError) -> Unreadable:
+    """What stands in the place of a step that the store does not let be read; ``path`` is the folder or file that is closed."""
+    text = f"{root.location(path)!r} (step {step}) cannot be read: {error.strerror or error}"
+    unread = CorruptCheckpointError(text, step=step, file=path.rpartition("/")[2])
+    unread.__cause__ = error
+    return Unreadable(path.partition("/")[0], step, unread, None)
 
 
 def change(folder: Folder, found: Found | Unreadable | None, new: Record) -> Answer:

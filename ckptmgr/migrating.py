@@ -85,7 +85,7 @@ def migrate(
     globs = None if select is None else (select,) if isinstance(select, str) else tuple(select)
     rules = Rules(to, tuple(rename), globs, dict(cast or {}), max_file_nbytes)
     errand = Errand(*where, naming, rules, overwrite, verify, src_options, dst_options)
-    found, there = source.steps(), {known.info.step: known for known in target.steps().committed}
+    found, there = source.steps(has_closed=steps != "latest"), {known.info.step: known for known in target.steps().committed}
     chosen, failed = _choose(source, found, steps)
     run = hashlib.sha256(where[0].encode()).hexdigest()[:16]
     places = _sequences(found.foreign, there)

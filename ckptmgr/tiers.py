@@ -256,7 +256,8 @@ class TieredManager:
         if not reports:
             raise self._nearest.not_found(wanted)
         seen = dict.fromkeys(number for report in reports for number in report.steps)
-        return VerifyReport(tuple(seen), tuple(problem for report in reports for problem in report.problems))
+        problems = tuple(problem for report in reports for problem in report.problems)
+        return VerifyReport(tuple(seen), problems, tuple(dict.fromkeys(number for report in reports for number in report.unread)))
 
     # ---- keeping
 
