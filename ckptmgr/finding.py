@@ -25,8 +25,8 @@ from ckptmgr.errors import (
     shown,
 )
 from ckptmgr.foreign import Foreign
-from ckptmgr.ledger import Found, Unreadable, check, closed, look, read_record, snapshot
-from ckptmgr.manifest import MANIFEST, TREE, Manifest, folder_name, parse_attempt
+from ckptmgr.ledger import Found, Unreadable, check, check_is_run, closed, look, read_record, snapshot
+from ckptmgr.manifest import MANIFEST, TREE, Manifest, folder_name
 from ckptmgr.naming import StepNaming, parse_foreign
 from ckptmgr.step import StepInfo
 from ckptmgr.storage import Folder, Head
@@ -169,8 +169,9 @@ class Run:
         return next((known.found.name for known in self.steps().committed if known.info.step == step), None)
 
     def refuse_foreign(self, step: int) -> None:
-        """Raises StepExistsError if another tool has written a step of that number."""
+        """Raises StepExistsError if another tool has written a step of that number; CheckpointError if this is no run."""
         files, folders = self.folder.list()
+        check_is_run(self.folder, files, folders)
         beside = foreign.file_sets(self.folder, self.naming, files, self.backend)
         inside = foreign.folder_sets(self.folder, self.naming, folders, self.backend, only=step)
         for found in itertools.chain(beside, inside):
@@ -311,20 +312,13 @@ class Run:
                     error.add_note(f"step {skipped[-1].step} was tried first and is damaged: arrays may hold some of its bytes")
                 raise
         if not skipped:
-            self._check_is_no_step(steps)
+            check_is_run(self.folder, steps.files, self.folder.list().folders if MANIFEST in steps.files else ())
             raise gone or self.not_found(None, steps)
         raise CorruptCheckpointError(
             f"no step in {self.folder.location()!r} passes its checks ({shown([entry.step for entry in skipped])}); "
             f"the newest: {skipped[0].error}",
             step=skipped[0].step,
         ) from skipped[0].error
-
-    def _check_is_no_step(self, steps: Steps) -> None:
-        if MANIFEST in steps.files and any(map(parse_attempt, self.folder.list().folders)):
-            place = self.folder.location()
-            raise CheckpointError(
-                f"{place!r} is the folder of one step, and no run: give the folder of the run, which is around it"
-            )
 
     def verify(self, step: int | None, verify: Verify, *, full: bool, progress: Progress | None) -> VerifyReport:
         """Compares every byte of a step (of all steps, with None) with what was written; see `Checkpoint.verify`.

@@ -18,8 +18,8 @@ from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from ckptmgr import garbage
-from ckptmgr.errors import CorruptCheckpointError, FormatVersionError, UnsafeCheckpointError
-from ckptmgr.manifest import MANIFEST
+from ckptmgr.errors import CheckpointError, CorruptCheckpointError, FormatVersionError, UnsafeCheckpointError
+from ckptmgr.manifest import MANIFEST, parse_attempt
 from ckptmgr.naming import StepNaming
 from ckptmgr.record import Record, decode, encode
 from ckptmgr.sighting import Scan, is_emptied, put, scanned, sight_of
@@ -230,11 +230,23 @@ def changed(folder: Folder, found: Found | Unreadable | None, new: Record) -> tu
 
 @garbage.later()
 def largest_sequence(root: Folder, naming: StepNaming) -> int:
-    """The largest sequence of any manifest as it is now, and at least 0: only adopted steps have less."""
-    found, unreadable = records(root, naming)
-    for each in unreadable:
+    """The largest sequence of any manifest as it is now, and at least 0: only adopted steps have less.
+
+    Raises:
+        CheckpointError: this is the folder of one step, and no run.
+    """
+    reading, scan = _read(root, naming)
+    check_is_run(root, scan.files, scan.folders)
+    for each in reading.unreadable:
         logger.warning("the sequence of the next save leaves out step %d, because %s", each.step, each.error)
-    return max([0, *(each.record.manifest.sequence for each in found if each.record.manifest)])
+    return max([0, *(each.record.manifest.sequence for each in reading.found if each.record.manifest)])
+
+
+def check_is_run(root: Folder, files: Collection[str], folders: Collection[str]) -> None:
+    """Raises CheckpointError if the folder, which holds these, is that of one step: it would get steps of its own inside."""
+    if MANIFEST in files and any(map(parse_attempt, folders)):
+        place = root.location()
+        raise CheckpointError(f"{place!r} is the folder of one step, and no run: give the folder of the run, which is around it")
 
 
 def tries() -> Iterator[int]:
