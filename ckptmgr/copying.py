@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from ckptmgr import commit, transfer
 from ckptmgr.checkpoint import files_of
 from ckptmgr.commit import Attempt
-from ckptmgr.errors import CorruptCheckpointError, SaveError, StepExistsError, StepNotFoundError
+from ckptmgr.errors import CorruptCheckpointError, FormatVersionError, SaveError, StepExistsError, StepNotFoundError
 from ckptmgr.filecopy import copy_file
 from ckptmgr.finding import Committed, Run
 from ckptmgr.foreign import Foreign
@@ -227,6 +227,41 @@ def copy_steps(
     Hints(target).refresh()
 
 
+def plan_steps(
+    source: Run, chosen: Sequence[Committed], target: Run, *, overwrite: bool, repair: bool, verify: Readback
+) -> Iterator[Copied | NotCopied]:
+    """What `copy_steps` would tell now, as far as it shows without reading the sources' files. Nothing is changed.
+
+    The ``info`` of a step that would be copied is that of its original. Raises OSError, from either store.
+    """
+    for known in chosen:
+        try:
+            yield _planned(source, known, target, overwrite=overwrite, repair=repair, verify=verify)
+        except (CorruptCheckpointError, StepExistsError, FormatVersionError) as error:
+            yield NotCopied(known.info.step, error)
+
+
+def _planned(source: Run, known: Committed, target: Run, *, overwrite: bool, repair: bool, verify: Readback) -> Copied:
+    check(source.folder, known.found)
+    manifest, step = known.manifest, known.info.step
+    name = target.name_of(step) or target.naming.format(step, manifest.metadata)
+    here = look(target.folder, name, step)
+    is_repaired = repair and _to_repair(known, target, name, here, verify)
+    if not is_repaired and (there := _there(target, name, manifest, here)):
+        return there
+    if isinstance(here, Unreadable) and isinstance(here.error, FormatVersionError):
+        raise here.error
+    if not (overwrite or is_repaired):
+        target.refuse_foreign(step)
+        commit.claimable(target.folder, here, overwrite=False)
+    claim = here.record.claim if isinstance(here, Found) and _may_commit(here, overwrite) else None
+    found: list[FileEntry] = []
+    if claim and claim.extra.get(COPY) == manifest.attempt:  # an interrupted copy, which is gone on with
+        found = _whole(target.folder.folder(name).folder(folder_name(claim.attempt)), manifest.files)
+    sent = [entry for entry in manifest.files if entry not in found]
+    return Copied(known.info, _names(sent), _names(found), sum(entry.nbytes for entry in sent))
+
+
 def _is_within(folder: Folder, error: OSError) -> bool:
     """Whether the error is of a file in that folder; only local stores name a file in all of theirs."""
     return is_local(folder.store) and str(error.filename).startswith(f"{folder.location()}/")
@@ -236,13 +271,18 @@ def _repaired(source: Run, known: Committed, target: Run, *, verify: Readback, p
     """A copy in the place of a damaged one; None if there is none, or nothing is wrong with it, or it is another step."""
     name = target.name_of(known.info.step) or target.naming.format(known.info.step, known.manifest.metadata)
     found = look(target.folder, name, known.info.step)
+    if not _to_repair(known, target, name, found, verify):
+        return None
     there = found.record.manifest if isinstance(found, Found) else None
-    if there and (content(there) != content(known.manifest) or not _is_damaged(target, name, there, verify)):
-        return None
-    if not (there or (isinstance(found, Unreadable) and isinstance(found.error, CorruptCheckpointError))):
-        return None
     instead_of = there.attempt if there else None
     return copy_step(source, known, target, overwrite=True, instead_of=instead_of, anew=True, verify=verify, progress=progress)
+
+
+def _to_repair(known: Committed, target: Run, name: str, found: Found | Unreadable | None, verify: Readback) -> bool:
+    there = found.record.manifest if isinstance(found, Found) else None
+    if there:
+        return content(there) == content(known.manifest) and _is_damaged(target, name, there, verify)
+    return isinstance(found, Unreadable) and isinstance(found.error, CorruptCheckpointError)
 
 
 def _is_damaged(run: Run, name: str, manifest: Manifest, verify: Readback) -> bool:
