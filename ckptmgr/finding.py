@@ -125,7 +125,7 @@ class Run:
         of ours has its number. With ``has_closed`` records and folders that the store does not let be read are among those that
         cannot be decoded; else they are its error, for nobody knows what they hide.
         """
-        found, unreadable, files, folders = snapshot(self.folder, self.naming, has_closed=has_closed)
+        found, unreadable, files, folders, links = snapshot(self.folder, self.naming, has_closed=has_closed)
         if has_closed:
             folders, shut = self._opened(folders)
             unreadable = [*unreadable, *shut]
@@ -133,9 +133,9 @@ class Run:
             log.warning("%s", entry.error)
         committed = self._committed(found)
         oldest = min([0, *(known.info.sequence for known in committed[:1])])
-        links = linked.names(self.folder)
-        is_alone = not (files or folders or links)
-        taken = () if is_alone else {known.info.step for known in committed} | {entry.step for entry in unreadable}
+        if not (files or folders or links):  # as most often
+            return Steps(committed, [], unreadable, files)
+        taken = {known.info.step for known in committed} | {entry.step for entry in unreadable}
         others = foreign.find(self.folder, self.naming, files, folders=folders, own=self.backend, taken=taken, below=oldest)
         hiding = linked.hiding(self.folder, self.naming, links, files, folders, taken=taken, own=self.backend)
         refused = [linked.refused(self.folder, link) for link in hiding]

@@ -13,7 +13,7 @@ import logging
 import random
 import time
 import traceback
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -62,13 +62,15 @@ class Unreadable(NamedTuple):
 class Snapshot(NamedTuple):
     """All records of a run as they were together at one moment, and the files and folders beside its steps' folders.
 
-    A folder that only a claim makes a step's is among them: of what was there before, nothing has been replaced yet.
+    A folder that only a claim makes a step's is among them: of what was there before, nothing has been replaced yet. ``links``
+    are symbolic links in the run's folder, which are as good as absent.
     """
 
     found: list[Found]
     unreadable: list[Unreadable]
     files: Mapping[str, Head]
     folders: Collection[str] = ()
+    links: Sequence[str] = ()
 
 
 def read_record(root: Folder, name: str, step: int) -> Found | None:
@@ -109,7 +111,7 @@ def snapshot(root: Folder, naming: StepNaming, *, has_closed: bool = False) -> S
         before, (reading, scan) = reading, _read(root, naming, has_closed=has_closed)
         if _versions(before) == _versions(reading):
             break
-    return Snapshot(reading.found, reading.unreadable, scan.files, _beside(reading, scan.folders))
+    return Snapshot(reading.found, reading.unreadable, scan.files, _beside(reading, scan.folders), scan.links)
 
 
 def _beside(reading: "_Reading", folders: Collection[str]) -> list[str]:

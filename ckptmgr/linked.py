@@ -26,20 +26,14 @@ class Link(NamedTuple):
 
 
 def names(root: Folder) -> Sequence[str]:
-    """The links in the folder of a run, sorted. There are none but on local and mounted file systems."""
-    if not isinstance(root.store, PosixStore):
-        return ()
-    try:
-        with os.scandir(root.location()) as entries:
-            return sorted(entry.name for entry in entries if entry.is_symlink())
-    except OSError:
-        return ()
+    """The names of links in the folder of a run, which only local and mounted file systems have."""
+    return root.store.list(root.prefix).links if isinstance(root.store, PosixStore) else ()
 
 
 def links(root: Folder, naming: StepNaming, linked: Sequence[str], folders: Collection[str]) -> list[Link]:
     """The links where steps of ours would be, in the order of names, and then those of records.
 
-    ``linked`` are the `names` of links in the run, ``folders`` those of folders that have no record.
+    ``linked`` are the names of links in the run, ``folders`` those of folders that have no record.
     """
     found = [Link(name, step) for name in linked if (step := naming.parse(name)) is not None]
     for name in folders if isinstance(root.store, PosixStore) else ():

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 import ckptmgr
 from ckptmgr import CheckpointManager, CorruptCheckpointError, KeepLast, TieredManager, UnsafeCheckpointError
 from ckptmgr.diagnosis import diagnose
+from ckptmgr.storage import PosixStore
 
 
 @pytest.fixture
@@ -150,3 +151,14 @@ def test_the_doctor_says_what_a_restore_passes_over(run: Path) -> None:
 
     assert (diagnosis.restores, diagnosis.skips) == (200, (300,))
     assert [finding.step for finding in diagnosis.findings if finding.kind == "link"] == [300, 900]
+
+
+def test_a_listing_tells_of_links_beside_what_it_lists(run: Path) -> None:
+    (run / "loop").symlink_to("loop")
+    (run / "file").symlink_to("step-00000100/manifest.json")
+
+    listing, followed = (PosixStore(run, follow_links=follow).list("") for follow in (False, True))
+
+    assert listing == ({}, ("step-00000100", "step-00000200", "step-00000300"))
+    assert (listing.links, followed.links) == (["file", "loop"], ["loop"])
+    assert [*followed.files] == ["file"]
