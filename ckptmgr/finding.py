@@ -83,7 +83,7 @@ class Steps(NamedTuple):
 class VerifyReport:
     """What a verification found: the steps it looked at, and what is damaged in them. Printed, lines for each step.
 
-    ``unread`` are those of them that the store did not let be read, of which the problems tell that and no more.
+    ``unread`` are those of them that were not read: the store did not let that be, or a link is not followed.
     """
 
     steps: tuple[int, ...]
@@ -335,7 +335,7 @@ class Run:
             raise self.not_found(step, steps)
         seen = [entry.step for entry in damaged]
         problems = [(entry.step, Problem(MANIFEST, None, str(entry.error))) for entry in damaged]
-        unread = [entry.step for entry in damaged if isinstance(entry.error.__cause__, OSError)]
+        unread = [entry.step for entry in damaged if entry.is_unread]
         for each, known in chosen.items():
             try:
                 found = self.with_step(each, verify, lambda it: it.verify(full=full, progress=progress), known=known)

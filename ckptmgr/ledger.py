@@ -58,6 +58,11 @@ class Unreadable(NamedTuple):
     error: CorruptCheckpointError | FormatVersionError | UnsafeCheckpointError
     version: Version
 
+    @property
+    def is_unread(self) -> bool:
+        """Whether nothing is known of its bytes: the store did not let them be read, or a link is not followed."""
+        return isinstance(self.error, UnsafeCheckpointError) or isinstance(self.error.__cause__, OSError)
+
 
 class Snapshot(NamedTuple):
     """All records of a run as they were together at one moment, and the files and folders beside its steps' folders.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from runs import state
 from safetensors.numpy import save_file
+from test_cli import call
 
 import ckptmgr
 from ckptmgr import CheckpointManager, CorruptCheckpointError, KeepLast, TieredManager, UnsafeCheckpointError
@@ -92,6 +93,7 @@ def test_verify_and_copy_tell_it(run: Path, tmp_path: Path) -> None:
         ckptmgr.copy(run, tmp_path / "copy")
 
     assert [step for step, _ in report.problems] == [300]
+    assert report.unread == (300,)
     assert [info.step for info in CheckpointManager(tmp_path / "copy").steps()] == [100, 200]
 
 
@@ -162,3 +164,15 @@ def test_a_listing_tells_of_links_beside_what_it_lists(run: Path) -> None:
     assert listing == ({}, ("step-00000100", "step-00000200", "step-00000300"))
     assert (listing.links, followed.links) == (["file", "loop"], ["loop"])
     assert [*followed.files] == ["file"]
+
+
+def test_the_command_tells_of_a_run_that_has_only_links(tmp_path: Path) -> None:
+    CheckpointManager(tmp_path / "run").save(1, state(1))
+    moved(tmp_path / "run" / "step-00000001")
+
+    done = call("verify", tmp_path / "run")
+    assert (done.exit_code, done.stdout.splitlines()[0]) == (1, "step 1: not read")
+    for command in (["ls"], ["show"], ["gc", "--keep-last", "1", "--yes"], ["cp", tmp_path / "copy"]):
+        done = call(command[0], tmp_path / "run", *command[1:])
+        assert "is a symbolic link" in done.stderr
+        assert done.exit_code == (1 if command[0] in ("show", "cp") else 0)
