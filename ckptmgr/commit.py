@@ -47,7 +47,7 @@ def begin(root: Folder, name: str, step: int, *, overwrite: bool, writer: Mappin
     for number in tries():
         # To create it is to have read that there is none; whether there is, the store says for the same request.
         found = None if is_free and number == 1 else look(root, name, step)  # 4.1
-        record = _claimable(root, found, overwrite=overwrite)
+        record = claimable(root, found, overwrite=overwrite)
         claim = record.claim  # 4.2
         if claim and claim.attempt == me:  # by a try whose answer was lost
             return Attempt(root, name, step, claim, overwrite, found if isinstance(found, Found) else None)
@@ -347,7 +347,7 @@ def _held(record: Record) -> set[str]:
     return own | {hold.attempt for hold in record.holds}
 
 
-def _claimable(root: Folder, found: Found | Unreadable | None, *, overwrite: bool) -> Record:
+def claimable(root: Folder, found: Found | Unreadable | None, *, overwrite: bool) -> Record:
     """The record that a new claim goes into. Raises if the step must not be saved."""
     if isinstance(found, Unreadable):
         if not overwrite or isinstance(found.error, FormatVersionError):

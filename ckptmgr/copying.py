@@ -19,15 +19,16 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from ckptmgr import commit, transfer
 from ckptmgr.checkpoint import files_of
 from ckptmgr.commit import Attempt
-from ckptmgr.errors import CorruptCheckpointError, SaveError, StepExistsError, StepNotFoundError
+from ckptmgr.errors import CorruptCheckpointError, FormatVersionError, SaveError, StepExistsError, StepNotFoundError
 from ckptmgr.filecopy import copy_file
 from ckptmgr.finding import Committed, Run
+from ckptmgr.foreign import Foreign
 from ckptmgr.hints import Hints
 from ckptmgr.ledger import Found, Unreadable, changed, check, gave_up, look, read_record, tries
 from ckptmgr.manifest import ASSET, FileEntry, Manifest, folder_name, this_writer
 from ckptmgr.naming import StepNaming, checked_step
 from ckptmgr.step import JSON, StepInfo
-from ckptmgr.storage import Answer, Folder, ParallelStore, open_folder
+from ckptmgr.storage import Answer, Folder, ParallelStore, is_local, open_folder
 from ckptmgr.transfer import Progress
 from ckptmgr.transfer.lanes import share
 from ckptmgr.transfer.stats import Tally
@@ -58,6 +59,14 @@ class NotCopied(NamedTuple):
 
     step: int
     error: Exception
+
+
+class Chosen(NamedTuple):
+    """The steps that are meant, oldest first; those whose record cannot be read; and steps of other tools that are left out."""
+
+    steps: list[Committed]
+    failed: list[NotCopied]
+    left_out: list[Foreign]
 
 
 def copy(
@@ -92,7 +101,7 @@ def copy(
         OSError: from either storage; what was copied stays.
     """
     source, target = Run(open_folder(src, src_options), naming), Run(open_folder(dst, dst_options), naming)
-    chosen, failures = choose(source, steps)
+    chosen, failures, _ = choose(source, steps)
     copied: list[Copied] = []
     try:
         for each in copy_steps(source, chosen, target, overwrite=overwrite, repair=repair, verify=verify, progress=progress):
@@ -111,8 +120,8 @@ def copy(
     return copied
 
 
-def choose(source: Run, steps: Wanted) -> tuple[list[Committed], list[NotCopied]]:
-    """The steps that are meant, oldest first, and those of them whose record cannot be read.
+def choose(source: Run, steps: Wanted) -> Chosen:
+    """The steps that are meant.
 
     Raises:
         StepNotFoundError: there is no such step, or none at all.
@@ -121,14 +130,16 @@ def choose(source: Run, steps: Wanted) -> tuple[list[Committed], list[NotCopied]
     if not isinstance(steps, str):
         numbers = steps if isinstance(steps, Iterable) else [steps]
         found = {known.info.step: known for known in map(source.find_own, map(checked_step, numbers))}
-        return sorted(found.values(), key=lambda known: known.info.order), []
+        return Chosen(sorted(found.values(), key=lambda known: known.info.order), [], [])
     if steps not in ("all", "latest"):
         raise ValueError(f"steps must be 'all', 'latest' or step numbers, not {steps!r}")
-    known = source.steps()
+    known = source.steps(has_closed=steps == "all")  # else nobody knows which is the latest
     damaged = [NotCopied(entry.step, entry.error) for entry in known.unreadable]
     if not (known.committed or damaged):
         raise source.not_found(None, known)
-    return (known.committed[-1:], []) if steps == "latest" and known.committed else (known.committed, damaged)
+    if steps == "latest" and known.committed:  # those of other tools are older
+        return Chosen(known.committed[-1:], [], [])
+    return Chosen(known.committed, damaged, known.foreign)
 
 
 def copy_step(
@@ -190,8 +201,8 @@ def copy_steps(
 ) -> Iterator[Copied | NotCopied]:
     """Copies steps one after another, and tells what became of each; that one cannot be copied does not keep others from it.
 
-    ``repair`` is as for `copy`. ``progress`` counts the bytes of all of them. Raises OSError, from either store; what was copied
-    stays.
+    ``repair`` is as for `copy`. ``progress`` counts the bytes of all of them. Raises OSError, from either store, unless it is of
+    a file of the step that a local source does not let be read; what was copied stays.
     """
     done, total = 0, sum(known.manifest.nbytes for known in chosen)
 
@@ -207,22 +218,71 @@ def copy_steps(
                 yield copy_step(source, known, target, overwrite=overwrite, verify=verify, progress=tell)
         except (CorruptCheckpointError, SaveError, StepExistsError, StepNotFoundError) as error:
             yield NotCopied(known.info.step, error)
+        except OSError as error:
+            if not _is_within(source.folder.folder(known.found.name), error):
+                raise
+            yield NotCopied(known.info.step, error)
         done += known.manifest.nbytes
         tell(0, 0)
     Hints(target).refresh()
+
+
+def plan_steps(
+    source: Run, chosen: Sequence[Committed], target: Run, *, overwrite: bool, repair: bool, verify: Readback
+) -> Iterator[Copied | NotCopied]:
+    """What `copy_steps` would tell now, as far as it shows without reading the sources' files. Nothing is changed.
+
+    The ``info`` of a step that would be copied is that of its original. Raises OSError, from either store.
+    """
+    for known in chosen:
+        try:
+            yield _planned(source, known, target, overwrite=overwrite, repair=repair, verify=verify)
+        except (CorruptCheckpointError, StepExistsError, FormatVersionError) as error:
+            yield NotCopied(known.info.step, error)
+
+
+def _planned(source: Run, known: Committed, target: Run, *, overwrite: bool, repair: bool, verify: Readback) -> Copied:
+    check(source.folder, known.found)
+    manifest, step = known.manifest, known.info.step
+    name = target.name_of(step) or target.naming.format(step, manifest.metadata)
+    here = look(target.folder, name, step)
+    is_repaired = repair and _to_repair(known, target, name, here, verify)
+    if not is_repaired and (there := _there(target, name, manifest, here)):
+        return there
+    if isinstance(here, Unreadable) and isinstance(here.error, FormatVersionError):
+        raise here.error
+    if not (overwrite or is_repaired):
+        target.refuse_foreign(step)
+        commit.claimable(target.folder, here, overwrite=False)
+    claim = here.record.claim if isinstance(here, Found) and _may_commit(here, overwrite) else None
+    found: list[FileEntry] = []
+    if claim and claim.extra.get(COPY) == manifest.attempt:  # an interrupted copy, which is gone on with
+        found = _whole(target.folder.folder(name).folder(folder_name(claim.attempt)), manifest.files)
+    sent = [entry for entry in manifest.files if entry not in found]
+    return Copied(known.info, _names(sent), _names(found), sum(entry.nbytes for entry in sent))
+
+
+def _is_within(folder: Folder, error: OSError) -> bool:
+    """Whether the error is of a file in that folder; only local stores name a file in all of theirs."""
+    return is_local(folder.store) and str(error.filename).startswith(f"{folder.location()}/")
 
 
 def _repaired(source: Run, known: Committed, target: Run, *, verify: Readback, progress: Progress) -> Copied | None:
     """A copy in the place of a damaged one; None if there is none, or nothing is wrong with it, or it is another step."""
     name = target.name_of(known.info.step) or target.naming.format(known.info.step, known.manifest.metadata)
     found = look(target.folder, name, known.info.step)
+    if not _to_repair(known, target, name, found, verify):
+        return None
     there = found.record.manifest if isinstance(found, Found) else None
-    if there and (content(there) != content(known.manifest) or not _is_damaged(target, name, there, verify)):
-        return None
-    if not (there or (isinstance(found, Unreadable) and isinstance(found.error, CorruptCheckpointError))):
-        return None
     instead_of = there.attempt if there else None
     return copy_step(source, known, target, overwrite=True, instead_of=instead_of, anew=True, verify=verify, progress=progress)
+
+
+def _to_repair(known: Committed, target: Run, name: str, found: Found | Unreadable | None, verify: Readback) -> bool:
+    there = found.record.manifest if isinstance(found, Found) else None
+    if there:
+        return content(there) == content(known.manifest) and _is_damaged(target, name, there, verify)
+    return isinstance(found, Unreadable) and isinstance(found.error, CorruptCheckpointError)
 
 
 def _is_damaged(run: Run, name: str, manifest: Manifest, verify: Readback) -> bool:

@@ -7,11 +7,11 @@ that other tools wrote beside them (`foreign`) are older than all of them.
 import itertools
 import logging
 import warnings
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias, TypeVar
 
-from ckptmgr import foreign, garbage
+from ckptmgr import foreign, garbage, linked
 from ckptmgr.backend import Backend
 from ckptmgr.checkpoint import Checkpoint, files_of, open_managed
 from ckptmgr.errors import (
@@ -25,9 +25,9 @@ from ckptmgr.errors import (
     shown,
 )
 from ckptmgr.foreign import Foreign
-from ckptmgr.ledger import Found, Unreadable, check, look, read_record, snapshot
-from ckptmgr.manifest import MANIFEST, TREE, Manifest, folder_name, parse_attempt
-from ckptmgr.naming import StepNaming
+from ckptmgr.ledger import Found, Unreadable, check, check_is_run, closed, look, read_record, snapshot
+from ckptmgr.manifest import MANIFEST, TREE, Manifest, folder_name
+from ckptmgr.naming import StepNaming, parse_foreign
 from ckptmgr.step import StepInfo
 from ckptmgr.storage import Folder, Head
 from ckptmgr.transfer import Problem, Progress, Verify
@@ -63,6 +63,8 @@ class _Made(NamedTuple):
 class Steps(NamedTuple):
     """What a run has: committed steps, those of other tools whose number is not ours, damaged records, and files beside them.
 
+    With the damaged records come links that stand where steps would be.
+
     The first two come oldest first.
     """
 
@@ -79,14 +81,18 @@ class Steps(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What a verification found: the steps it looked at, and what is damaged in them. Printed, lines for each step."""
+    """What a verification found: the steps it looked at, and what is damaged in them. Printed, lines for each step.
+
+    ``unread`` are those of them that were not read: the store did not let that be, or a link is not followed.
+    """
 
     steps: tuple[int, ...]
     problems: tuple[tuple[int, Problem], ...]
+    unread: tuple[int, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is damaged."""
+        """Whether everything was read, and nothing is damaged."""
         return not self.problems
 
     def __str__(self) -> str:
@@ -112,20 +118,42 @@ class Run:
     _made: dict[str, "_Made"] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @garbage.later()
-    def steps(self) -> Steps:
-        """All steps, and the records that cannot be read (each is logged), by one listing.
+    def steps(self, *, has_closed: bool = False) -> Steps:
+        """All steps, and the records that cannot be decoded (each is logged), by one listing.
 
         Should two folders hold the same step, the one saved last counts. A step of another tool does not count where a record
-        of ours has its number.
+        of ours has its number. With ``has_closed`` records and folders that the store does not let be read are among those that
+        cannot be decoded; else they are its error, for nobody knows what they hide.
         """
-        found, unreadable, files, folders = snapshot(self.folder, self.naming)
+        found, unreadable, files, folders, links = snapshot(self.folder, self.naming, has_closed=has_closed)
+        if has_closed:
+            folders, shut = self._opened(folders)
+            unreadable = [*unreadable, *shut]
         for entry in unreadable:
             log.warning("%s", entry.error)
         committed = self._committed(found)
         oldest = min([0, *(known.info.sequence for known in committed[:1])])
-        taken = {known.info.step for known in committed} | {entry.step for entry in unreadable} if files or folders else ()
+        if not (files or folders or links):  # as most often
+            return Steps(committed, [], unreadable, files)
+        taken = {known.info.step for known in committed} | {entry.step for entry in unreadable}
         others = foreign.find(self.folder, self.naming, files, folders=folders, own=self.backend, taken=taken, below=oldest)
-        return Steps(committed, others, unreadable, files)
+        hiding = linked.hiding(self.folder, self.naming, links, files, folders, taken=taken, own=self.backend)
+        refused = [linked.refused(self.folder, link) for link in hiding]
+        for entry in refused:
+            log.warning("%s", entry.error)
+        return Steps(committed, others, [*unreadable, *refused], files)
+
+    def _opened(self, folders: Collection[str]) -> tuple[list[str], list[Unreadable]]:
+        """The folders without those that the store does not let be listed, and these."""
+        shut: dict[str, Unreadable] = {}
+        for name in folders:
+            step = self.naming.parse(name)
+            if (step := parse_foreign(name) if step is None else step) is not None:
+                try:
+                    self.folder.folder(name).list()
+                except OSError as error:
+                    shut[name] = closed(self.folder, name, step, error)
+        return [name for name in folders if name not in shut], [*shut.values()]
 
     def committed(self) -> list[Committed]:
         """The committed steps alone, oldest first: what other tools wrote is not looked at."""
@@ -141,8 +169,9 @@ class Run:
         return next((known.found.name for known in self.steps().committed if known.info.step == step), None)
 
     def refuse_foreign(self, step: int) -> None:
-        """Raises StepExistsError if another tool has written a step of that number."""
+        """Raises StepExistsError if another tool has written a step of that number; CheckpointError if this is no run."""
         files, folders = self.folder.list()
+        check_is_run(self.folder, files, folders)
         beside = foreign.file_sets(self.folder, self.naming, files, self.backend)
         inside = foreign.folder_sets(self.folder, self.naming, folders, self.backend, only=step)
         for found in itertools.chain(beside, inside):
@@ -195,6 +224,7 @@ class Run:
         committed, others = ([known.info.step for known in each] for each in (steps.committed, steps.foreign))
         what = "no step is" if step is None else f"step {step} is not"
         listed = f"committed: {shown(_nearest(committed, step)) or 'none'}"
+        listed += "".join(f"; {entry.error}" for entry in steps.unreadable if entry.step == step)
         if others:
             listed += f"; of other tools: {shown(_nearest(others, step))}"
         text = f"{what} committed in {self.folder.location()!r} ({listed})"
@@ -282,7 +312,7 @@ class Run:
                     error.add_note(f"step {skipped[-1].step} was tried first and is damaged: arrays may hold some of its bytes")
                 raise
         if not skipped:
-            self._check_is_no_step(steps)
+            check_is_run(self.folder, steps.files, self.folder.list().folders if MANIFEST in steps.files else ())
             raise gone or self.not_found(None, steps)
         raise CorruptCheckpointError(
             f"no step in {self.folder.location()!r} passes its checks ({shown([entry.step for entry in skipped])}); "
@@ -290,27 +320,22 @@ class Run:
             step=skipped[0].step,
         ) from skipped[0].error
 
-    def _check_is_no_step(self, steps: Steps) -> None:
-        if MANIFEST in steps.files and any(map(parse_attempt, self.folder.list().folders)):
-            place = self.folder.location()
-            raise CheckpointError(
-                f"{place!r} is the folder of one step, and no run: give the folder of the run, which is around it"
-            )
-
     def verify(self, step: int | None, verify: Verify, *, full: bool, progress: Progress | None) -> VerifyReport:
         """Compares every byte of a step (of all steps, with None) with what was written; see `Checkpoint.verify`.
 
         Raises:
             StepNotFoundError: no such step.
+            OSError: from the store. With None, a step that it does not let be read is a problem, if the run can be listed.
         """
         own = None if step is None else self._own(step)
-        steps = Steps([own], [], [], {}) if own else self.steps()
+        steps = Steps([own], [], [], {}) if own else self.steps(has_closed=step is None)
         damaged = [entry for entry in steps.unreadable if step in (None, entry.step)]
         chosen = {known.info.step: known for known in steps.known if step in (None, known.info.step)}
         if step is not None and not chosen and not damaged:
             raise self.not_found(step, steps)
         seen = [entry.step for entry in damaged]
         problems = [(entry.step, Problem(MANIFEST, None, str(entry.error))) for entry in damaged]
+        unread = [entry.step for entry in damaged if entry.is_unread]
         for each, known in chosen.items():
             try:
                 found = self.with_step(each, verify, lambda it: it.verify(full=full, progress=progress), known=known)
@@ -320,9 +345,15 @@ class Run:
                 if step is not None:
                     raise
                 continue  # retention does not wait for a verification of all
+            except OSError as error:
+                if step is not None:
+                    raise
+                self.folder.list()  # a store that does not answer at all is not asked for each of many steps
+                found = [_unread(error, known)]
+                unread.append(each)
             seen.append(each)
             problems += [(each, problem) for problem in found]
-        return VerifyReport(tuple(seen), tuple(problems))
+        return VerifyReport(tuple(seen), tuple(problems), tuple(unread))
 
     def _committed(self, found: list[Found]) -> list[Committed]:
         """The committed steps among the records, oldest first. What was made of a record before is used again."""
@@ -344,6 +375,11 @@ class Run:
         assert manifest is not None
         path = self.folder.location(f"{found.name}/{folder_name(manifest.attempt)}")
         return Committed(found, manifest, manifest.info(found.record.pins, name=found.name, path=path))
+
+
+def _unread(error: OSError, known: Known) -> Problem:
+    where = str(error.filename or known.info.path)
+    return Problem(where.rpartition("/")[2], None, f"{where!r} cannot be read: {error.strerror or error}")
 
 
 def _nearest(steps: list[int], to: int | None) -> list[int]:

@@ -13,13 +13,13 @@ import logging
 import random
 import time
 import traceback
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from ckptmgr import garbage
-from ckptmgr.errors import CorruptCheckpointError, FormatVersionError
-from ckptmgr.manifest import MANIFEST
+from ckptmgr.errors import CheckpointError, CorruptCheckpointError, FormatVersionError, UnsafeCheckpointError
+from ckptmgr.manifest import MANIFEST, parse_attempt
 from ckptmgr.naming import StepNaming
 from ckptmgr.record import Record, decode, encode
 from ckptmgr.sighting import Scan, is_emptied, put, scanned, sight_of
@@ -48,24 +48,34 @@ class Found(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """What stands in the place of a step's record and cannot be decoded. Nothing but an explicit wish changes it."""
+    """What stands in the place of a step's record and cannot be decoded. Nothing but an explicit wish changes it.
+
+    Or what stands in the place of a step and is not followed: a link, which nothing changes.
+    """
 
     name: str
     step: int
-    error: CorruptCheckpointError | FormatVersionError
+    error: CorruptCheckpointError | FormatVersionError | UnsafeCheckpointError
     version: Version
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether nothing is known of its bytes: the store did not let them be read, or a link is not followed."""
+        return isinstance(self.error, UnsafeCheckpointError) or isinstance(self.error.__cause__, OSError)
 
 
 class Snapshot(NamedTuple):
     """All records of a run as they were together at one moment, and the files and folders beside its steps' folders.
 
-    A folder that only a claim makes a step's is among them: of what was there before, nothing has been replaced yet.
+    A folder that only a claim makes a step's is among them: of what was there before, nothing has been replaced yet. ``links``
+    are symbolic links in the run's folder, which are as good as absent.
     """
 
     found: list[Found]
     unreadable: list[Unreadable]
     files: Mapping[str, Head]
     folders: Collection[str] = ()
+    links: Sequence[str] = ()
 
 
 def read_record(root: Folder, name: str, step: int) -> Found | None:
@@ -89,22 +99,24 @@ def records(root: Folder, naming: StepNaming) -> tuple[list[Found], list[Unreada
     return reading.found, reading.unreadable
 
 
-def snapshot(root: Folder, naming: StepNaming) -> Snapshot:
+def snapshot(root: Folder, naming: StepNaming, *, has_closed: bool = False) -> Snapshot:
     """All records, as `records` gives them, as they were together at one moment.
+
+    With ``has_closed`` a record that the store does not let be read is one of those that cannot be decoded, and no error.
 
     Otherwise, while a save and its retention run, one could miss the newer step, which was not there when the run was
     listed, and the older one too, which has gone when its record is read.
     """
-    reading, scan = _read(root, naming)
+    reading, scan = _read(root, naming, has_closed=has_closed)
     for _ in tries():
         # All that was listed was there still, or nothing has changed since a look before: so this is the run at one moment.
         # But while pages came, a step that had come since that look may have gone for another, and both be missed.
         if scan.is_moment and (scan.is_unchanged or reading.has_all):
             break
-        before, (reading, scan) = reading, _read(root, naming)
+        before, (reading, scan) = reading, _read(root, naming, has_closed=has_closed)
         if _versions(before) == _versions(reading):
             break
-    return Snapshot(reading.found, reading.unreadable, scan.files, _beside(reading, scan.folders))
+    return Snapshot(reading.found, reading.unreadable, scan.files, _beside(reading, scan.folders), scan.links)
 
 
 def _beside(reading: "_Reading", folders: Collection[str]) -> list[str]:
@@ -131,7 +143,7 @@ class _Reading(NamedTuple):
 _last: WeakKeyDictionary[Store, dict[tuple[str, StepNaming], _Reading]] = WeakKeyDictionary()
 
 
-def _read(root: Folder, naming: StepNaming) -> tuple[_Reading, Scan]:
+def _read(root: Folder, naming: StepNaming, *, has_closed: bool = False) -> tuple[_Reading, Scan]:
     runs = _last.setdefault(root.store, {})
     earlier = runs.get((root.prefix, naming))
     last = earlier or _Reading([], [], {}, [], [], True)
@@ -144,8 +156,12 @@ def _read(root: Folder, naming: StepNaming) -> tuple[_Reading, Scan]:
     seen: dict[str, Found | Unreadable | None] = {}
     for name, sight in zip(names, sights, strict=True):
         old = last.seen.get(name)
-        is_old = isinstance(old, Found) and sight == known.get(name)
-        seen[name] = old if is_old else _understood(root, name, naming.parse(name) or 0, sight, is_listed=True)
+        if isinstance(old, Found) and sight == known.get(name):
+            seen[name] = old
+        elif has_closed and isinstance(sight, OSError) and sight.errno != errno.EFBIG:
+            seen[name] = closed(root, f"{name}/{MANIFEST}", naming.parse(name) or 0, sight)
+        else:
+            seen[name] = _understood(root, name, naming.parse(name) or 0, sight, is_listed=True)
     found = [each for each in seen.values() if isinstance(each, Found)]
     unreadable = [each for each in seen.values() if isinstance(each, Unreadable)]
     has_all = len(unreadable) + sum(each.record.manifest is not None for each in found) == len(seen)
@@ -194,6 +210,14 @@ def _understood(
     return _understood(root, name, step, sight_of(root, name), is_listed=is_listed, is_second=True)
 
 
+def closed(root: Folder, path: str, step: int, error: OSError) -> Unreadable:
+    """What stands in the place of a step that the store does not let be read; ``path`` is the folder or file that is closed."""
+    text = f"{root.location(path)!r} (step {step}) cannot be read: {error.strerror or error}"
+    unread = CorruptCheckpointError(text, step=step, file=path.rpartition("/")[2])
+    unread.__cause__ = error
+    return Unreadable(path.partition("/")[0], step, unread, None)
+
+
 def change(folder: Folder, found: Found | Unreadable | None, new: Record) -> Answer:
     """Puts ``new`` in the place of what was found, if that is still there. An empty record is removed, where that can be."""
     return changed(folder, found, new)[0]
@@ -213,11 +237,23 @@ def changed(folder: Folder, found: Found | Unreadable | None, new: Record) -> tu
 
 @garbage.later()
 def largest_sequence(root: Folder, naming: StepNaming) -> int:
-    """The largest sequence of any manifest as it is now, and at least 0: only adopted steps have less."""
-    found, unreadable = records(root, naming)
-    for each in unreadable:
+    """The largest sequence of any manifest as it is now, and at least 0: only adopted steps have less.
+
+    Raises:
+        CheckpointError: this is the folder of one step, and no run.
+    """
+    reading, scan = _read(root, naming)
+    check_is_run(root, scan.files, scan.folders)
+    for each in reading.unreadable:
         logger.warning("the sequence of the next save leaves out step %d, because %s", each.step, each.error)
-    return max([0, *(each.record.manifest.sequence for each in found if each.record.manifest)])
+    return max([0, *(each.record.manifest.sequence for each in reading.found if each.record.manifest)])
+
+
+def check_is_run(root: Folder, files: Collection[str], folders: Collection[str]) -> None:
+    """Raises CheckpointError if the folder, which holds these, is that of one step: it would get steps of its own inside."""
+    if MANIFEST in files and any(map(parse_attempt, folders)):
+        place = root.location()
+        raise CheckpointError(f"{place!r} is the folder of one step, and no run: give the folder of the run, which is around it")
 
 
 def tries() -> Iterator[int]:

@@ -126,7 +126,7 @@ class CheckpointManager:
             UnsupportedLeafError, UnsupportedTensorError: the state holds something that cannot be stored exactly.
             TypeError, ValueError: no usable step, metric, metadata or asset; nothing was written.
             SaveError: another writer took the step over, or a sweep removed the claim.
-            OSError: the storage failed; its own error.
+            CheckpointError, OSError: the manager was given the folder of one step; the storage failed, with its own error.
         """
         return self.complete(self.prepare(step, state, metrics=metrics, metadata=metadata, assets=assets, overwrite=overwrite))
 

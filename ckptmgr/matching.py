@@ -1,6 +1,8 @@
 """What a template wants against what a checkpoint holds: which fits which, and every difference. Pure: nothing is read."""
 
 import functools
+import glob
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -55,13 +57,19 @@ class RestoreReport:
         """Whether everything wanted was found, and nothing else."""
         return not (self.missing or self.unexpected or self.mismatched)
 
-    def check(self) -> None:
-        """Raises StateMismatchError that lists every difference, if there is one."""
+    def check(self, *, is_selected: bool = True) -> None:
+        """Raises StateMismatchError that lists every difference, if there is one.
+
+        Where nothing was selected (not ``is_selected``), and that is all that is wrong, the message has the globs to be given.
+        """
         if self.is_exact:
             return
+        globs = () if is_selected else self._globs()
+        select = f"select={globs[0] if len(globs) == 1 else [*globs]!r}"
+        cure = "Fix `into`, or pass rename=, select=, cast= or strict=False."
+        only = f"To restore only what `into` has, pass {select}; or fix `into`, or pass rename= or strict=False."
         raise StateMismatchError(
-            f"`into` and the checkpoint differ; nothing was changed. {' '.join(self._differences())} "
-            "Fix `into`, or pass rename=, select=, cast= or strict=False.",
+            f"`into` and the checkpoint differ; nothing was changed. {' '.join(self._differences())} {only if globs else cure}",
             missing=self.missing,
             unexpected=self.unexpected,
             report=self,
@@ -72,6 +80,19 @@ class RestoreReport:
         skipped = [f"step {entry.step}" for entry in self.skipped]
         parts = [*self._differences(), _listed("recast", recast), _listed("newer steps skipped as damaged", skipped)]
         return "\n".join([f"{len(self.filled)} restored.", *filter(None, parts)])
+
+    def _globs(self) -> tuple[str, ...]:
+        """The globs of what was found of each top-level key, if the checkpoint has other such keys and no other difference."""
+        tops = {name.partition("/")[0]: name for name in self.filled}
+        beside = {re.split("[/.]", name)[0] for name in self.unexpected}
+        if (
+            self.missing
+            or self.mismatched
+            or len(tops) > _SHOWN
+            or not beside.isdisjoint(re.split("[/.]", top)[0] for top in tops)
+        ):
+            return ()
+        return tuple(glob.escape(top) + "/*" * (name != top) for top, name in tops.items())
 
     def _differences(self) -> list[str]:
         named = {near for name in self.missing for near in self.near.get(name, ())}  # a pair is told once

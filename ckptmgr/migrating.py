@@ -10,10 +10,11 @@ import queue
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
+from ckptmgr.commit import claimable
 from ckptmgr.copying import Readback, Wanted, content
-from ckptmgr.errors import MigrationError, shown
+from ckptmgr.errors import CheckpointError, MigrationError, shown
 from ckptmgr.finding import Committed, Known, Run, Steps
 from ckptmgr.foreign import Foreign
 from ckptmgr.hints import Hints
@@ -78,35 +79,102 @@ def migrate(
         ValueError: both are the same run.
         OSError: a run cannot be listed.
     """
-    source, target = Run(open_folder(src, src_options), naming), Run(open_folder(dst, dst_options), naming)
-    where = source.folder.location(), target.folder.location()
-    if where[0] == where[1]:
-        raise ValueError(f"{where[0]!r} cannot be migrated into itself")
-    globs = None if select is None else (select,) if isinstance(select, str) else tuple(select)
-    rules = Rules(to, tuple(rename), globs, dict(cast or {}), max_file_nbytes)
-    errand = Errand(*where, naming, rules, overwrite, verify, src_options, dst_options)
-    found, there = source.steps(), {known.info.step: known for known in target.steps().committed}
-    chosen, failed = _choose(source, found, steps)
-    run = hashlib.sha256(where[0].encode()).hexdigest()[:16]
-    places = _sequences(found.foreign, there)
-    ends: dict[int, Migrated | NotMigrated] = {each.step: each for each in failed}
-    asked = []
-    for known in chosen:
-        if done := _there(known, there.get(known.info.step), rules):
-            ends[known.info.step] = done
-        else:
-            asked.append(_asked(known, rules, places, run))
+    rules = Rules.given(to, rename, select, cast, max_file_nbytes)
+    look = _look(src, dst, steps, rules, naming, src_options, dst_options)
+    errand = Errand(*look.where, naming, rules, overwrite, verify, src_options, dst_options)
+    run = hashlib.sha256(look.where[0].encode()).hexdigest()[:16]
+    places = _sequences(look.found.foreign, look.there)
+    asked = [_asked(known, rules, places, run) for known in look.left]
+    ends = dict(look.ends)
     with ExitStack() as stack:
         pool = executor or stack.enter_context(Pool(workers))
         ends |= _gathered(pool, errand, asked, progress, is_here=executor is None)
-    Hints(target).refresh()
-    report = _report(*where, [*(each.step for each in failed), *(known.info.step for known in chosen)], ends)
+    Hints(look.target).refresh()
+    where, report = look.where, look.report(ends)
     if report.failed:
         first = report.failed[0]
         text = f"{len(report.failed)} of {len(ends)} steps of {where[0]!r} were not migrated into {where[1]!r}: "
         text += f"{shown([each.step for each in report.failed])}; the others are. Step {first.step}: {first.message}"
         raise MigrationError(f"{text} ({first.kind}). To try these again, migrate again", report=report)
     return report
+
+
+def plan_migration(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    *,
+    to: str | None = None,
+    steps: Wanted = "all",
+    rename: Sequence[Rule] = (),
+    select: Sequence[str] | str | None = None,
+    cast: Mapping[str, str] | None = None,
+    max_file_nbytes: int | None = None,
+    overwrite: bool = False,
+    naming: StepNaming = StepNaming(),  # noqa: B008 - a frozen value
+    src_options: Mapping[str, Any] | None = None,
+    dst_options: Mapping[str, Any] | None = None,
+) -> MigrateReport:
+    """What `migrate` would tell now, as far as it shows without opening a step. Nothing is changed.
+
+    The ``info`` of a step that would be made is that of its original. Raises as `migrate`, but for MigrationError.
+    """
+    rules = Rules.given(to, rename, select, cast, max_file_nbytes)
+    look = _look(src, dst, steps, rules, naming, src_options, dst_options)
+    ends = dict(look.ends)
+    for known in look.left:
+        step, there = known.info.step, look.there.get(known.info.step)
+        try:
+            how = rules.how(known)
+            if not overwrite:
+                look.target.refuse_foreign(step)
+                claimable(look.target.folder, there and there.found, overwrite=False)
+            ends[step] = Migrated(known.info, how)
+        except CheckpointError as error:
+            ends[step] = NotMigrated(step, type(error).__name__, str(error))
+    return look.report(ends)
+
+
+class _Look(NamedTuple):
+    """Both runs as they were found: what is ``there`` in the target, what is ``left`` to be made, and the ``ends`` of the rest.
+
+    ``order`` has the numbers of all that are meant.
+    """
+
+    target: Run
+    where: tuple[str, str]
+    found: Steps
+    there: Mapping[int, Committed]
+    order: Sequence[int]
+    left: Sequence[Known]
+    ends: Mapping[int, Migrated | NotMigrated]
+
+    def report(self, ends: Mapping[int, Migrated | NotMigrated]) -> MigrateReport:
+        found = [ends[step] for step in dict.fromkeys(self.order)]
+        steps = tuple(each for each in found if isinstance(each, Migrated))
+        failed = tuple(each for each in found if isinstance(each, NotMigrated))
+        return MigrateReport(*self.where, steps, failed)
+
+
+def _look(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    steps: Wanted,
+    rules: Rules,
+    naming: StepNaming,
+    src_options: Mapping[str, Any] | None,
+    dst_options: Mapping[str, Any] | None,
+) -> _Look:
+    source, target = Run(open_folder(src, src_options), naming), Run(open_folder(dst, dst_options), naming)
+    where = source.folder.location(), target.folder.location()
+    if where[0] == where[1]:
+        raise ValueError(f"{where[0]!r} cannot be migrated into itself")
+    found, there = source.steps(has_closed=steps != "latest"), {known.info.step: known for known in target.steps().committed}
+    chosen, failed = _choose(source, found, steps)
+    ends: dict[int, Migrated | NotMigrated] = {each.step: each for each in failed}
+    ends |= {step: done for known in chosen if (done := _there(known, there.get(step := known.info.step), rules))}
+    left = [known for known in chosen if known.info.step not in ends]
+    order = [*(each.step for each in failed), *(known.info.step for known in chosen)]
+    return _Look(target, where, found, there, order, left, ends)
 
 
 def _choose(source: Run, found: Steps, steps: Wanted) -> tuple[list[Known], list[NotMigrated]]:
@@ -234,10 +302,3 @@ def _end_of(future: "Future[Migrated | NotMigrated]", each: Asked) -> Migrated |
 
 def _died(each: Asked, error: Exception) -> NotMigrated:
     return NotMigrated(each.step, type(error).__name__, str(error) or "the worker ended without a word")
-
-
-def _report(source: str, target: str, order: Sequence[int], ends: Mapping[int, Migrated | NotMigrated]) -> MigrateReport:
-    found = [ends[step] for step in dict.fromkeys(order)]
-    steps = tuple(each for each in found if isinstance(each, Migrated))
-    failed = tuple(each for each in found if isinstance(each, NotMigrated))
-    return MigrateReport(source, target, steps, failed)

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, Self
 
 from ckptmgr import backend as backends
 from ckptmgr import commit, foreign, foreigncopy, saving, transfer
@@ -48,6 +48,34 @@ class Rules:
     select: tuple[str, ...] | None = None
     cast: Mapping[str, str] = field(default_factory=dict)
     max_file_nbytes: int | None = None
+
+    @classmethod
+    def given(
+        cls,
+        to: str | None,
+        rename: Sequence[Rule],
+        select: Sequence[str] | str | None,
+        cast: Mapping[str, str] | None,
+        max_file_nbytes: int | None,
+    ) -> Self:
+        """Them as `migrate` is given them."""
+        globs = None if select is None else (select,) if isinstance(select, str) else tuple(select)
+        return cls(to, tuple(rename), globs, dict(cast or {}), max_file_nbytes)
+
+    def how(self, known: Known) -> Literal["copied", "converted"]:
+        """What becomes of the step.
+
+        Raises:
+            UnsafeCheckpointError: another tool's folder that is no set of files, and is to be copied.
+            BackendNotFoundError, MissingDependencyError: there is no such format.
+        """
+        if not self.are_none(known.info.backend):
+            backends.find(self.to or known.info.backend)
+            return "converted"
+        if isinstance(known, Foreign) and known.is_whole:
+            text = f"step {known.info.step}, {known.info.path!r}, is a folder of {known.backend.name!r}, which is no set of files"
+            raise UnsafeCheckpointError(f"{text}: say to=, and it is converted", step=known.info.step)
+        return "copied"
 
     def are_none(self, backend: str) -> bool:
         """Whether a step of that format stays byte for byte as it is."""
@@ -155,12 +183,9 @@ class _Move:
         root = self.source.folder
         if not known.is_there(root):
             raise self._replaced(known)
-        if not self.errand.rules.are_none(known.backend.name):
+        if self.errand.rules.how(known) == "converted":
             with foreign.explained(root, known), open_files(known.backend, known.place(root), known.main) as opened:
                 return self._converted(opened, known)
-        if known.is_whole:
-            text = f"step {known.info.step}, {known.info.path!r}, is a folder of {known.backend.name!r}, which is no set of files"
-            raise UnsafeCheckpointError(f"{text}: say to=, and it is converted", step=known.info.step)
         content = foreigncopy.content_of(root, known)
         lost: dict[str, str] = {}
 

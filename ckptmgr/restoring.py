@@ -81,7 +81,7 @@ def restore(
     matched = match(stored, template.wanted, free=template.free, select=selection, cast=cast)
     report = _with_anything(matched.report, template, stored, selection)
     if strict:
-        report.check()
+        report.check(is_selected=select is not None)
     reading = _Reading(source, stored, template, verify, progress, memory)
     reading.plan(matched, selection)
     stats = reading.run()

@@ -12,7 +12,19 @@ from weakref import WeakKeyDictionary
 
 from ckptmgr.manifest import MANIFEST
 from ckptmgr.record import LIMIT_NBYTES, Record, encode
-from ckptmgr.storage import Answer, Folder, Head, Marked, MarkingStore, RereadingStore, Sight, Store, Version, is_marking
+from ckptmgr.storage import (
+    Answer,
+    Folder,
+    Head,
+    LinkedListing,
+    Marked,
+    MarkingStore,
+    RereadingStore,
+    Sight,
+    Store,
+    Version,
+    is_marking,
+)
 from ckptmgr.threads import Pool
 
 READERS = 24  # reads at once: they are small, and wait for the network
@@ -36,6 +48,7 @@ class Scan(NamedTuple):
     is_unchanged: bool
     is_moment: bool
     folders: Collection[str] = ()  # all that there are
+    links: Sequence[str] = ()  # where a store tells of them
 
 
 # By stores: what this process has put and not yet seen in a listing, by its key; and runs that are not listed whole any more.
@@ -51,7 +64,8 @@ def scanned(root: Folder, is_step: Callable[[str], bool], known: Known | None) -
         # Where deleted steps leave records, it is their sizes that tell them. Elsewhere a first look has to read all.
         if (known or mine or not store.has_remove) and (below := _below(store, root.prefix)) is not None:
             return _by_marks(root, below, is_step, {**(known or {}), **mine}, is_first=known is None)
-    files, folders = root.list()
+    listing = root.list()
+    files, folders = listing
     names = sorted(filter(is_step, folders))
     if isinstance(store, RereadingStore):
         last = known or {}
@@ -59,7 +73,8 @@ def scanned(root: Folder, is_step: Callable[[str], bool], known: Known | None) -
     else:
         sights = _read_all(root, names)
     is_moment = len(files) + len(folders) <= PAGE or not store.has_remove
-    return Scan(files, names, sights, is_unchanged=False, is_moment=is_moment, folders=folders)
+    links = listing.links if isinstance(listing, LinkedListing) else ()
+    return Scan(files, names, sights, is_unchanged=False, is_moment=is_moment, folders=folders, links=links)
 
 
 def is_emptied(sight: Sight) -> bool:

@@ -8,6 +8,7 @@ Letters in comments are those of section 5.5 of docs/commit.md.
 """
 
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,21 +52,22 @@ class Swept:
         )
 
 
-def sweep(root: Folder, naming: StepNaming, *, grace_s: float, empty_records: bool = False) -> Swept:
+def sweep(root: Folder, naming: StepNaming, *, grace_s: float, empty_records: bool = False, is_dry: bool = False) -> Swept:
     """Removes claims, files and unfinished uploads of saves that showed no sign of life for ``grace_s`` seconds.
 
     Committed steps, foreign files and saves in progress are not touched; but with ``grace_s`` 0 every claim counts as
     dead, and a save in progress fails with `SaveError`. ``empty_records`` also deletes the empty records that a store
-    without conditional remove keeps; only when nobody is saving.
+    without conditional remove keeps; only when nobody is saving. With ``is_dry`` nothing is changed, and this is what would be
+    removed now, by the clock of this machine: some stores touch a file to tell theirs.
 
     Raises:
         ValueError: a negative or undefined grace period.
     """
     if not grace_s >= 0:
         raise ValueError(f"a grace period is 0 seconds or more, not {grace_s}")
-    now = root.store.now()  # before anything is looked at: what changes from here on is alive
+    now = time.time() if is_dry else root.store.now()  # before anything is looked at: what changes from here on is alive
     uploads, looked = root.uploads(), _looked_at(root, naming)
-    sweeper = _Sweeper(root, naming, now, grace_s, uploads, empty_records, looked.listed, looked.seen)
+    sweeper = _Sweeper(root, naming, now, grace_s, uploads, empty_records, looked.listed, looked.seen, is_dry)
     done, dead = sweeper.abort(sweeper.uploads_at([])), []
     done += sweeper.sweep_probes(looked.files)
     for name in sorted({*looked.folders, *sweeper.begun}):
@@ -113,6 +115,7 @@ class _Sweeper:
     empty_records: bool
     listed: Mapping[str, _Listed] | None  # all steps, where the store lists them at once,
     seen: Mapping[str, Found | Unreadable]  # and the records as they were after that
+    is_dry: bool = False  # whether nothing may be changed
 
     def sweep_step(self, name: str, step: int) -> tuple[Swept, list[_Dead]]:
         """Settles the record; gives what was done, and the attempts that it does not name."""
@@ -132,7 +135,7 @@ class _Sweeper:
         done = Swept(claims=int(kept.claim != record.claim), foreign=foreign)
         done += self.abort(self.uploads_at([name]))  # of a record
         if kept.is_empty:
-            self.root.delete([f"{name}/"])  # the folder, if nothing is left in it
+            self._remove([f"{name}/"])  # the folder, if nothing is left in it
         return done, [_Dead(name, attempt, files[attempt]) for attempt in sorted(files.keys() - kept.named)]
 
     def delete(self, attempts: Sequence[_Dead]) -> Swept:
@@ -145,10 +148,10 @@ class _Sweeper:
             place = folder_name(attempt)
             done += self.abort(self.uploads_at([name, place]))  # e
             keys += [*(f"{name}/{place}/{file}" for file in files), f"{name}/{place}/"]
-            logger.info("swept %d files of attempt %s in %r", len(files), attempt, self.root.location(name))
+            if not self.is_dry:
+                logger.info("swept %d files of attempt %s in %r", len(files), attempt, self.root.location(name))
             done += Swept(len(files), sum(head.nbytes for head in files.values()))
-        if keys:
-            self.root.delete(keys)
+        self._remove(keys)
         return done
 
     @cached_property
@@ -164,8 +167,7 @@ class _Sweeper:
     def sweep_probes(self, files: Mapping[str, Head]) -> Swept:
         """What a process that died left of its first question to the store."""
         dead = [name for name, head in files.items() if is_probe(name) and self._is_dead([head.modified])]
-        if dead:
-            self.root.delete(dead)
+        self._remove(dead)
         return Swept(len(dead), sum(files[name].nbytes for name in dead))
 
     def uploads_at(self, place: Sequence[str]) -> list[Upload]:
@@ -175,9 +177,13 @@ class _Sweeper:
 
     def abort(self, uploads: Iterable[Upload]) -> Swept:
         dead = [upload for upload in uploads if self._is_dead([upload.modified])]
-        for upload in dead:
+        for upload in () if self.is_dry else dead:
             self.root.store.abort(upload)
         return Swept(uploads=len(dead))
+
+    def _remove(self, names: Sequence[str]) -> None:
+        if names and not self.is_dry:
+            self.root.delete(names)
 
     def _kept(self, name: str, record: Record, files: Mapping[str, Mapping[str, Head]]) -> Record:
         """The record without a stale claim and without holds that nobody needs; both go in one change."""
@@ -193,6 +199,8 @@ class _Sweeper:
     def _settle(self, folder: Folder, found: Found, kept: Record) -> bool:
         """Whether the record is now ``kept``; if not, the step is left until the next time."""
         is_gone = kept.is_empty and folder.store.has_remove
+        if self.is_dry:
+            return True
         if (kept is not found.record or is_gone) and change(folder, found, kept) is not Answer.OK:
             return False
         if kept.is_empty and not is_gone and self.empty_records:

@@ -33,7 +33,7 @@ from ckptmgr.retention import KeepAll, Retention, best
 from ckptmgr.saving import Asset, Prepared
 from ckptmgr.step import JSON, StepInfo
 from ckptmgr.sweep import Swept
-from ckptmgr.telling import shown_whole
+from ckptmgr.telling import raise_together, shown_whole
 from ckptmgr.transfer import Progress, Verify
 from ckptmgr.uploading import KeepUncopied, Uploader
 
@@ -82,6 +82,7 @@ class TieredManager:
         self.fill = fill
         self._uploader = Uploader(local, remote, upload=upload, verify=verify, progress=progress)
         self._has_looked = False
+        self._has_held = False  # whether a save since the last wait may have left steps because of their copies
         local.retention = _without_old_holds(local.retention, remote)
         if hold is not None and local.retention != KeepAll():
             local.retention = local.retention | KeepUncopied(self._uploader, hold)
@@ -136,22 +137,27 @@ class TieredManager:
             self._uploader.look_soon()
         newest = max((info.sequence for info in self._uploader.known or ()), default=None)
         try:
-            return self.local.complete(prepared, on_written=on_written, after=newest)
+            info = self.local.complete(prepared, on_written=on_written, after=newest)
+            self._has_held = True
+            return info
         finally:
             self._uploader.wake()
 
     def wait(self, timeout: float | None = None) -> None:
         """Tries to copy all that is due now, also what has failed before; returns when it is copied.
 
+        After saves local retention is then applied once more, to steps that were kept only until they are copied.
+
         Raises:
             TimeoutError: it is not yet in ``timeout`` seconds. It goes on.
-            Exception: what a copy raised, once, with a note that tells the step.
+            Exception: what a copy raised, once, with a note that tells the step; or an OSError of the local retention.
         """
         self._uploader.wait(timeout)
-        self._uploader.raise_failures()
+        errors = self._let_go()
+        raise_together([*self._uploader.failures(), *errors])
 
     def close(self, *, wait: bool = True) -> None:
-        """Waits as `wait` does, and ends. Nothing can be saved any more.
+        """Waits as `wait` does, applies local retention as that does, and ends. Nothing can be saved any more.
 
         Without ``wait`` the copy under way ends where it is, and what is left is copied when the same two tiers are
         next saved to, or waited for, in any process.
@@ -159,19 +165,20 @@ class TieredManager:
         Raises:
             Exception: what a copy raised that was not told yet.
         """
-        self._end(wait)
-        self._uploader.raise_failures()
+        errors = self._end(wait)
+        raise_together([*self._uploader.failures(), *errors])
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._end(wait=True)
+        errors = self._end(wait=True)
+        failures = [*self._uploader.failures(), *errors]
         if error is None:
-            self._uploader.raise_failures()
+            raise_together(failures)
             return
-        for failure in self._uploader.failures():  # the error that ends the block is the one to raise
-            error.add_note(f"before, a copy failed: {shown_whole(failure)}")
+        for failure in failures:  # the error that ends the block is the one to raise
+            error.add_note(f"before, {'local retention' if failure in errors else 'a copy'} failed: {shown_whole(failure)}")
 
     # ---- finding
 
@@ -256,7 +263,8 @@ class TieredManager:
         if not reports:
             raise self._nearest.not_found(wanted)
         seen = dict.fromkeys(number for report in reports for number in report.steps)
-        return VerifyReport(tuple(seen), tuple(problem for report in reports for problem in report.problems))
+        problems = tuple(problem for report in reports for problem in report.problems)
+        return VerifyReport(tuple(seen), problems, tuple(dict.fromkeys(number for report in reports for number in report.unread)))
 
     # ---- keeping
 
@@ -288,14 +296,29 @@ class TieredManager:
     def __repr__(self) -> str:
         return f"TieredManager({self.local!r}, {self.remote!r})"
 
-    def _end(self, wait: bool) -> None:
+    def _end(self, wait: bool) -> list[OSError]:
+        """Ends the copies; gives what the local retention raised."""
         if self._uploader.is_over:
-            return
+            return []
         try:
-            if wait:
-                self._uploader.wait()
+            if not wait:
+                return []
+            self._uploader.wait()
+            return self._let_go()
         finally:  # also when a second Ctrl-C ends the waiting
             self._uploader.end()
+
+    def _let_go(self) -> list[OSError]:
+        """Applies local retention to the steps that it had to leave until they were copied; gives the error if it fails."""
+        if not (self._has_held and any(isinstance(each, KeepUncopied) for each in self.local.retention.policies)):
+            return []
+        self._has_held = False
+        try:
+            self.local.collect()
+        except OSError as error:
+            error.add_note("the copies have ended; removing older local steps after them failed")
+            return [error]
+        return []
 
     def _filled(self, tier: CheckpointManager, info: StepInfo) -> CheckpointManager:
         """The tier to restore from: the local one, once it has the step, if it is to be filled."""

@@ -27,7 +27,7 @@ from ckptmgr.hints import Hints
 from ckptmgr.manager import CheckpointManager
 from ckptmgr.retention import KeepAll, Retention
 from ckptmgr.step import StepInfo
-from ckptmgr.telling import let_go, raise_together
+from ckptmgr.telling import let_go
 from ckptmgr.threads import alive, started
 from ckptmgr.transfer import Progress
 
@@ -184,10 +184,6 @@ class Uploader:
             with contextlib.suppress(queue.Empty):
                 bell.get(timeout=left)
                 return
-
-    def raise_failures(self) -> None:
-        """Raises what has failed and is not told yet."""
-        raise_together(self.failures())
 
     def failures(self) -> list[BaseException]:
         """What has failed, was not told yet, and has not been done since. It is told by this."""

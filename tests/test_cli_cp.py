@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from runs import state
+from safetensors.numpy import save_file
 from test_cli import call, damage, document
 
 from ckptmgr import CheckpointManager
@@ -111,3 +113,30 @@ def test_cp_needs_a_run_and_one_choice_of_steps(run: Path, tmp_path: Path) -> No
     assert call("cp", run, tmp_path / "copy", "--latest", "--all").exit_code == 2
     assert call("cp", run, "nowhere://bucket/run").exit_code == 2
     assert not (tmp_path / "copy").exists()
+
+
+def test_cp_says_which_steps_of_other_tools_it_leaves_out(run: Path, tmp_path: Path) -> None:
+    save_file({"w": np.zeros(2)}, run / "ckpt-500.safetensors")
+    save_file({"w": np.zeros(2)}, run / "ckpt-600.safetensors")
+
+    done = call("cp", run, tmp_path / "copy")
+
+    adopt, migrate = f"ckptmgr adopt {run}", f"ckptmgr migrate {run} {tmp_path / 'copy'}"
+    line = (
+        f"left out, of other tools: 2 steps (500, 600); '{adopt}' makes them steps of this run, or '{migrate}' brings them along"
+    )
+    assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, line)
+    assert document("cp", run, tmp_path / "copy")["left_out"] == [500, 600]
+    assert "left out" not in call("cp", run, tmp_path / "copy", "--latest").output
+    call("migrate", run, tmp_path / "copy")
+    assert steps(tmp_path / "copy") == [500, 600, 1, 2, 3]
+
+
+def test_cp_does_not_advise_to_adopt_what_lies_in_folders(run: Path, tmp_path: Path) -> None:
+    (run / "checkpoint-500").mkdir()
+    save_file({"w": np.zeros(2)}, run / "checkpoint-500" / "model.safetensors")
+
+    done = call("cp", run, tmp_path / "copy")
+
+    migrate = f"'ckptmgr migrate {run} {tmp_path / 'copy'}' brings them along"
+    assert done.stdout.splitlines()[-1] == f"left out, of other tools: 1 step (500); {migrate}"

@@ -27,6 +27,7 @@ FLOORS = [
     {"restoring", "treesource", "planner", "streaming", "structure", "views", "convertreport", "migratereport", "transforms"},
     {"checkpoint"},
     {"foreign"},
+    {"linked"},
     {"finding", "filecopy", "foreigncopy"},
     {"hints", "incremental", "materializing", "resuming"},
     {"adopting", "copying"},

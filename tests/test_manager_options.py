@@ -250,3 +250,19 @@ def test_the_folder_of_a_step_is_not_taken_for_a_run_without_steps(tmp_path, cal
 
     with CheckpointManager(tmp_path / name) as manager, pytest.raises(CheckpointError, match="the folder of one step"):
         getattr(manager, call)(*([state(0)] if call == "restore_or_initialize" else []))
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_nothing_is_saved_into_the_folder_of_a_step(tmp_path, overwrite):
+    with CheckpointManager(tmp_path) as manager:
+        name = manager.save(1, state(1)).name
+    before = files(tmp_path)
+
+    with (
+        CheckpointManager(tmp_path / name) as manager,
+        pytest.raises(CheckpointError, match="the folder of one step, and no run"),
+    ):
+        manager.save(2, state(2), overwrite=overwrite)
+
+    assert files(tmp_path) - {f"{name}/.ckptmgr.lock"} == before
+    assert CheckpointManager(tmp_path).verify().ok

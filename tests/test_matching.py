@@ -1,3 +1,4 @@
+import ast
 import random
 from typing import Any
 
@@ -176,3 +177,55 @@ def test_int_and_str_keys_that_look_alike_are_told_apart() -> None:
 
 def test_keys_that_became_text_on_their_way_are_found_by_their_names() -> None:
     assert states.restored({"0": np.ones(1), "1": {"2": 5}}, {0: np.zeros(1), 1: {2: 0}}) == {0: np.ones(1), 1: {2: 5}}
+
+
+W = {"w": np.ones(2), "b": np.ones(3)}
+
+
+@pytest.mark.parametrize(
+    ("into", "select"),
+    [
+        ({"model": W}, "select='model/*'"),
+        ({"model": W, "epoch": 0}, "select=['model/*', 'epoch']"),
+        ({"model": None}, "select='model/*'"),
+        ({"a[1]": 0.5}, "select='a[[]1]'"),
+    ],
+)
+def test_the_error_of_a_part_says_which_globs_restore_it(into: dict[str, Any], select: str) -> None:
+    source, skeleton = states.saved({"model": W, "optimizer": {"lr": 0.1}, "epoch": 3, "a[1]": 1.5})
+
+    with pytest.raises(StateMismatchError) as info:
+        restoring.restore(source, skeleton, into=into)
+
+    assert f"To restore only what `into` has, pass {select}; or" in str(info.value)
+    _, report = restoring.restore(source, skeleton, into=into, select=ast.literal_eval(select.removeprefix("select=")))
+    assert report.is_exact
+
+
+@pytest.mark.parametrize(
+    ("into", "options"),
+    [
+        ({"model": {"w": np.ones(2)}}, {}),  # the model itself has more
+        ({"model": {**W, "c": np.ones(1)}}, {}),
+        ({"model": {**W, "w": np.ones(1)}}, {}),
+        ({"model": W}, {"select": ["model/*", "epoch"]}),
+        ({}, {}),
+    ],
+)
+def test_no_globs_are_told_where_they_would_not_do(into: dict[str, Any], options: dict[str, Any]) -> None:
+    source, skeleton = states.saved({"model": W, "epoch": 3})
+
+    with pytest.raises(StateMismatchError, match="Fix `into`, or pass rename=, select=, cast= or strict=False"):
+        restoring.restore(source, skeleton, into=into, **options)
+
+
+def test_names_of_another_tool_that_are_joined_by_dots_are_parts_too() -> None:
+    source, _ = states.saved({"model.w": np.ones(2), "model.b": np.ones(2), "head.w": np.ones(2)})
+
+    with pytest.raises(StateMismatchError, match="Fix `into`, or pass rename=, select="):
+        restoring.restore(source, None, into={"model": {"w": np.ones(2)}})
+    with pytest.raises(StateMismatchError, match=r"pass select='model/\*'; or"):
+        restoring.restore(source, None, into={"model": {"w": np.ones(2), "b": np.ones(2)}})
+
+    _, report = restoring.restore(source, None, into={"model": {"w": np.ones(2), "b": np.ones(2)}}, select="model/*")
+    assert report.is_exact

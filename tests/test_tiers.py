@@ -210,3 +210,70 @@ def test_both_tiers_must_be_different_places(tmp_path: Path) -> None:
         TieredManager(CheckpointManager(tmp_path), CheckpointManager(str(tmp_path)))
     with pytest.raises(TypeError, match="upload"):
         TieredManager(CheckpointManager(tmp_path), tier(PosixStore(tmp_path / "far")), upload=5)  # type: ignore[arg-type]
+
+
+# ---- what local retention had to leave
+
+
+@pytest.mark.parametrize("end", ["close", "wait", "with"])
+def test_what_was_kept_only_for_its_copy_goes_when_it_is_copied(tiers: Tiers, end: str) -> None:
+    tiers.local_options = {"retention": KeepLast(1)}
+    manager = tiers.start()
+    with tiers.far.held():
+        for step in (1, 2, 3):
+            manager.save(step, state(step))
+        assert steps(manager.local) == [1, 2, 3]
+
+    {"close": manager.close, "wait": manager.wait, "with": lambda: manager.__exit__(None, None, None)}[end]()
+
+    assert (steps(manager.local), steps(manager.remote)) == ([3], [1, 2, 3])
+    assert restored(manager.local) == 3
+    manager.close()
+
+
+def test_what_could_not_be_copied_stays_when_the_tiers_are_closed(tiers: Tiers) -> None:
+    tiers.local_options = {"retention": KeepLast(1)}
+    tiers.far.is_down = True
+    manager = tiers.start()
+    for step in (1, 2, 3):
+        manager.save(step, state(step))
+
+    with pytest.raises(OSError, match="No route"):
+        manager.close()
+
+    assert steps(manager.local) == [1, 2, 3]
+    tiers.far.is_down = False
+    with tiers.start() as manager:
+        manager.save(4, state(4))
+    assert (steps(manager.local), steps(manager.remote)) == ([4], [1, 2, 3, 4])
+
+
+def test_tiers_that_saved_nothing_remove_nothing(tiers: Tiers) -> None:
+    with tiers.start() as manager:
+        for step in (1, 2, 3):
+            manager.save(step, state(step))
+    tiers.local_options = {"retention": KeepLast(1)}
+
+    with tiers.start() as manager:
+        manager.wait()
+
+    assert steps(manager.local) == [1, 2, 3]
+
+
+def test_a_local_retention_that_fails_at_the_end_is_raised_with_the_copies_that_failed(
+    tiers: Tiers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiers.local_options = {"retention": KeepLast(1)}
+    manager = tiers.start()
+    manager.save(1, state(1))
+
+    def failing() -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(manager.local, "collect", failing)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        manager.close()
+
+    assert "removing older local steps" in caught.value.__notes__[0]
+    assert steps(manager.remote) == [1]
+    manager.close()  # it is told once

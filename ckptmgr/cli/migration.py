@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -14,10 +14,11 @@ from ckptmgr.cli.completing import formats
 from ckptmgr.cli.convert import Cast, Rename, Select, pair
 from ckptmgr.cli.following import end_with_parent
 from ckptmgr.cli.interrupting import uninterrupted
-from ckptmgr.cli.output import AsJSON, complain, counted, emit, emit_json, progress, usage
+from ckptmgr.cli.output import AsJSON, complain, counted, emit, emit_json, progress, size, usage
 from ckptmgr.cli.storing import Storage, TargetStorage, options_of_both
 from ckptmgr.cli.target import DEFAULT_NAMING, RunURL, Template, folder, step_naming
-from ckptmgr.copying import Wanted
+from ckptmgr.copying import Readback, Wanted
+from ckptmgr.migrating import plan_migration
 
 Target = Annotated[str, typer.Argument(metavar="DST", help="Folder of the run that gets them.", show_default=False)]
 To = Annotated[
@@ -34,6 +35,7 @@ Steps = Annotated[str, typer.Option("--steps", "--step", metavar="STEPS", help="
 Workers = Annotated[int, typer.Option("--workers", min=1, help="How many steps at a time.")]
 Processes = Annotated[bool, typer.Option("--processes", help="Processes do the work, not threads.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace other steps of the same numbers.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell what would be copied and converted. Nothing is written.")]
 Fast = Annotated[bool, typer.Option("--fast", help="Do not read back what was written; compare its sizes only.")]
 
 
@@ -49,6 +51,7 @@ def migrate_run(
     dtypes: Cast = None,
     overwrite: Overwrite = False,
     fast: Fast = False,
+    dry_run: DryRun = False,
     template: Template = DEFAULT_NAMING,
     storage: Storage = None,
     target_storage: TargetStorage = None,
@@ -62,34 +65,33 @@ def migrate_run(
     source_options, target_options = options_of_both(src, dst, storage, target_storage)
     folder(src, source_options)
     folder(dst, target_options)
-    rules = [pair("--rename", rule) for rule in rename or ()]
-    with progress("migrate") as shown, _pool(workers, processes=processes) as pool, usage("migrate"):
-        try:
-            report = migrate(
-                src,
-                dst,
-                to=to,
-                steps=_wanted(steps),
-                executor=pool,
-                workers=workers,
-                rename=rules,
-                select=select or None,
-                cast=dict(pair("--cast", each) for each in dtypes or ()),
-                overwrite=overwrite,
-                verify="fast" if fast else "full",
-                naming=step_naming(template),
-                src_options=source_options or None,
-                dst_options=target_options or None,
-                progress=shown,
-            )
-        except MigrationError as error:
-            report = cast(MigrateReport, error.report)
-    if as_json:
-        emit_json(report.to_json())
+    options: dict[str, Any] = {
+        "to": to,
+        "steps": _wanted(steps),
+        "rename": [pair("--rename", rule) for rule in rename or ()],
+        "select": select or None,
+        "cast": dict(pair("--cast", each) for each in dtypes or ()),
+        "overwrite": overwrite,
+        "naming": step_naming(template),
+        "src_options": source_options or None,
+        "dst_options": target_options or None,
+    }
+    if dry_run:
+        with usage("migrate"):
+            report = plan_migration(src, dst, **options)
     else:
-        _emit(report)
+        with progress("migrate") as shown, _pool(workers, processes=processes) as pool, usage("migrate"):
+            try:
+                verify: Readback = "fast" if fast else "full"
+                report = migrate(src, dst, executor=pool, workers=workers, verify=verify, progress=shown, **options)
+            except MigrationError as error:
+                report = cast(MigrateReport, error.report)
+    if as_json:
+        emit_json({"dry_run": dry_run, **report.to_json()})
+    else:
+        _emit(report, dry_run=dry_run)
     for each in report.failed:
-        complain(f"step {each.step} was not migrated: {each.message}")
+        complain(f"step {each.step} {'cannot be' if dry_run else 'was not'} migrated: {each.message}")
     if report.failed:
         raise typer.Exit(1)
 
@@ -123,8 +125,13 @@ def _wanted(text: str) -> Wanted:
         raise typer.BadParameter(text, param_hint="--steps") from error
 
 
-def _emit(report: MigrateReport) -> None:
+def _emit(report: MigrateReport, *, dry_run: bool) -> None:
     for each in report.steps:
         lost = f", without {', '.join(each.lost)}" if each.lost else ""
-        emit(f"step {each.info.step}: {'there already' if each.how == 'there' else each.how}{lost}")
-    emit(f"{counted(len(report.steps), 'step')} in {report.target}")
+        done = f"would be {each.how}, {size(each.info.nbytes)}" if dry_run else each.how
+        emit(f"step {each.info.step}: {'there already' if each.how == 'there' else done}{lost}")
+    if dry_run:
+        new = [each for each in report.steps if each.how != "there"]
+        emit(f"{counted(len(new), 'step')} would be migrated into {report.target}")
+    else:
+        emit(f"{counted(len(report.steps), 'step')} in {report.target}")

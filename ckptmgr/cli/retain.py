@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from ckptmgr import sweep as sweeping
 from ckptmgr.cli import completing, policy
 from ckptmgr.cli.asking import Yes, confirm
 from ckptmgr.cli.output import AsJSON, complain, counted, emit, emit_json, emit_table, plan_json, plan_rows, size, usage
@@ -17,6 +18,7 @@ Step = Annotated[
 PinName = Annotated[str, typer.Argument(metavar="NAME", help="Why the step stays.", show_default=False)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and delete nothing.")]
 Grace = Annotated[str, typer.Option("--grace", metavar="TIME", help="Leave what showed signs of life in this time.")]
+Dry = Annotated[bool, typer.Option("--dry-run", help="Print what would be deleted now, and delete nothing.")]
 EmptyRecords = Annotated[
     bool,
     typer.Option("--empty-records", help="Also remove empty records where the storage has no safe way; only if nobody saves."),
@@ -98,6 +100,7 @@ def sweep(
     url: RunURL,
     grace: Grace = "1h",
     empty_records: EmptyRecords = False,
+    dry_run: Dry = False,
     template: Template = DEFAULT_NAMING,
     storage: Storage = None,
     as_json: AsJSON = False,
@@ -109,14 +112,17 @@ def sweep(
     with usage("--grace"):
         period = policy.duration(grace)
     with run(url, template, storage=storage) as manager:
-        swept = manager.sweep(grace=period, empty_records=empty_records)
+        if dry_run:
+            swept = sweeping.sweep(manager.folder, manager.naming, grace_s=period.total_seconds(), is_dry=True)
+        else:
+            swept = manager.sweep(grace=period, empty_records=empty_records)
     if as_json:
         removed = {"files": swept.files, "nbytes": swept.nbytes, "claims": swept.claims, "uploads": swept.uploads}
         damaged = [{"name": step.name, "message": str(step.error)} for step in swept.unreadable]
-        emit_json({"run": url, **removed, "foreign": swept.foreign, "damaged": damaged})
+        emit_json({"run": url, "dry_run": dry_run, **removed, "foreign": swept.foreign, "damaged": damaged})
     else:
         what = ", ".join(map(counted, (swept.files, swept.claims, swept.uploads), ("file", "claim", "unfinished write")))
-        emit(f"swept {size(swept.nbytes)}: {what}")
+        emit(f"{'would sweep' if dry_run else 'swept'} {size(swept.nbytes)}: {what}")
         for name in swept.foreign:
             emit(f"left alone, not ours: {name}")
         for step in swept.unreadable:

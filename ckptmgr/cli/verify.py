@@ -18,6 +18,7 @@ class Checked(NamedTuple):
 
     step: int | None
     problems: list[Problem]
+    is_read: bool = True
 
 
 def verify(
@@ -30,7 +31,8 @@ def verify(
 ) -> None:
     """Compare every byte of a checkpoint with its checksums.
 
-    Of a run, all steps. Exits with 1 if anything is damaged, and names step, file and tensor.
+    Of a run, all steps; one that cannot be read does not keep it from the others. Exits with 1 if anything is damaged or was
+    not read, and names step, file and tensor.
     """
     checked = _steps(url, step, template, storage, full=not fast) if step is not None or is_run(url, template, storage) else []
     if step is None and not checked:
@@ -46,7 +48,8 @@ def verify(
 def _steps(url: str, step: int | None, template: str, storage: Given, *, full: bool) -> list[Checked]:
     with progress("verify") as shown, run(url, template, progress=shown, storage=storage) as manager:
         report = manager.verify(step, full=full)
-    return [Checked(number, [problem for of, problem in report.problems if of == number]) for number in report.steps]
+    problems = {number: [problem for of, problem in report.problems if of == number] for number in report.steps}
+    return [Checked(number, found, number not in report.unread) for number, found in problems.items()]
 
 
 def _checkpoint(url: str, storage: Given, *, full: bool) -> Checked:
@@ -63,12 +66,13 @@ def _all_good(checked: list[Checked]) -> bool:
 
 def _json(one: Checked) -> dict[str, object]:
     problems = [{"file": problem.file, "tensor": problem.tensor, "message": problem.message} for problem in one.problems]
-    return {"step": one.step, "ok": not problems, "problems": problems}
+    return {"step": one.step, "ok": not problems, "read": one.is_read, "problems": problems}
 
 
 def _emit(url: str, checked: list[Checked]) -> None:
     for one in checked:
-        emit(f"{url if one.step is None else f'step {one.step}'}: {'damaged' if one.problems else 'ok'}")
+        found = "ok" if not one.problems else "damaged" if one.is_read else "not read"
+        emit(f"{url if one.step is None else f'step {one.step}'}: {found}")
         for problem in one.problems:
             place = problem.file if problem.tensor is None else f"{problem.file}, tensor {problem.tensor}"
             emit(f"  {place}: {problem.message}")

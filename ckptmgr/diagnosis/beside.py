@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ckptmgr import foreign
+from ckptmgr import foreign, linked
 from ckptmgr.adopting import ADOPTED
 from ckptmgr.diagnosis.cures import Cures, shell
 from ckptmgr.diagnosis.findings import Finding
@@ -17,15 +17,12 @@ from ckptmgr.foreign import Foreign
 from ckptmgr.hints import Hints
 from ckptmgr.manifest import MANIFEST, TREE
 from ckptmgr.naming import parse_foreign
-from ckptmgr.storage import PosixStore
 from ckptmgr.storage.weak import is_probe
 
 
 def foreign_steps(look: Look) -> tuple[list[Foreign], OSError | None]:
     """The steps of other tools, oldest first, as `Run.steps` tells them; or none, and the error that this gives."""
-    held = {name for name, step in look.steps.items() if step.listed.record}
-    folders = [*look.folders, *(name for name, step in look.steps.items() if name not in held and not step.listed.closed)]
-    taken = {step.step for step in look.steps.values() if step.manifest or step.trouble}
+    folders, taken = _open_folders(look), _taken(look)
     oldest = min([0, *(step.manifest.sequence for step in look.committed[:1] if step.manifest)])
     try:
         return foreign.find(look.root, look.naming, look.files, folders=folders, taken=taken, below=oldest), None
@@ -33,13 +30,30 @@ def foreign_steps(look: Look) -> tuple[list[Foreign], OSError | None]:
         return [], error
 
 
+def links(look: Look) -> list[linked.Link]:
+    """The links where steps would be, which `Run.steps` refuses."""
+    names = linked.names(look.root)
+    return linked.hiding(look.root, look.naming, names, look.files, _open_folders(look), taken=_taken(look))
+
+
+def _open_folders(look: Look) -> list[str]:
+    """The folders that have no record."""
+    held = {name for name, step in look.steps.items() if step.listed.record}
+    return [*look.folders, *(name for name, step in look.steps.items() if name not in held and not step.listed.closed)]
+
+
+def _taken(look: Look) -> set[int]:
+    return {step.step for step in look.steps.values() if step.manifest or step.trouble}
+
+
 @dataclass(frozen=True)
 class Beside:
-    """Tells of it, in a run as it was seen; ``others`` are the steps of other tools."""
+    """Tells of it, in a run as it was seen; ``others`` are the steps of other tools, ``links`` the links that are refused."""
 
     look: Look
     cures: Cures
     others: Sequence[Foreign]
+    links: Sequence[linked.Link] = ()
 
     def findings(self, *, is_run: bool) -> Iterator[Finding]:
         """One for each sort. Of a folder that is no run it is no news that others have written into it."""
@@ -95,23 +109,20 @@ class Beside:
 
     def _links(self) -> Iterator[Finding]:
         """Links where steps or records should be: they are as good as absent."""
-        if not isinstance(self.look.root.store, PosixStore):
-            return
-        where = self.look.root.location
-        names = [name for name in _links(where()) if self.look.naming.parse(name) is not None]
-        files = [f"{step.name}/{MANIFEST}" for step in self.look.steps.values() if step.listed.record is None]
-        names += [name for name in files if os.path.islink(where(name))]
-        for name in names:
+        root, where = self.look.root, self.look.root.location
+        empty = [step.name for step in self.look.steps.values() if step.listed.record is None]
+        own = linked.links(root, self.look.naming, linked.names(root), empty)
+        for name, step in dict.fromkeys([*own, *self.links]):
             found = f"{name!r} is a symbolic link"
-            means = "Links in a run are never followed: what is behind it is not seen, and no step of that name is found."
+            means = "Links in a run are never followed: what is behind it is not restored, counted or deleted."
             heals = "Put a copy of what it leads to in its place."
             target = os.path.realpath(where(name))
             # Whoever made the link may have meant anything by it: only what looks like a step, and only a copy of that.
-            is_ours = os.path.isfile(os.path.join(target, MANIFEST)) or (name in files and os.path.isfile(target))
+            file = target if name.endswith(f"/{MANIFEST}") else os.path.join(target, MANIFEST)
+            is_ours = (name, step) in own and os.path.isfile(file)
             commands = (*shell("rm", where(name)), *shell("cp", "-a", target, where(name))) if is_ours else ()
             if is_ours and os.path.dirname(target) == os.path.realpath(where()):
                 heals, commands = "It leads to another step of this run: take it away.", shell("rm", where(name))
-            step = self.look.naming.parse(name.partition("/")[0])
             yield Finding("problem", "link", found, means, heals, commands, step=step, file=name)
 
     def _unknown(self) -> Iterator[Finding]:
@@ -145,11 +156,3 @@ class Beside:
         """Hints, and what is left of an adoption."""
         adopted = [step.manifest for step in self.look.committed if step.manifest and ADOPTED in step.manifest.extra]
         return {*self._hinted, *(entry.name for manifest in adopted for entry in manifest.files)}
-
-
-def _links(folder: str) -> list[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries if entry.is_symlink())
-    except OSError:
-        return []

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ckptmgr.diagnosis import tiers
-from ckptmgr.diagnosis.beside import Beside, foreign_steps
+from ckptmgr.diagnosis.beside import Beside, foreign_steps, links
 from ckptmgr.diagnosis.contents import Contents, broken, damaged_files, wrong_files
 from ckptmgr.diagnosis.cures import GRACE_S, Cures, shell
 from ckptmgr.diagnosis.findings import Diagnosis, Finding, ordered
@@ -89,11 +89,12 @@ def _examined(
     committed = seen.committed
     far = None if remote is None else tiers.remote(remote, remote_options, seen)
     known = [*(each.info.step for each in others), *(step.step for step in committed)]
-    falls_to, skips, refuses = _restored(seen, known, broken(wrong), hidden)
+    linked = links(seen)
+    falls_to, skips, refuses = _restored(seen, known, broken(wrong), [link.step for link in linked], hidden)
     placed = list(place.findings(has_steps=bool(known)))
     is_run = bool(known) or not any(finding.severity == "problem" for finding in placed)
     records = list(Records(seen, cures, far).findings())
-    beside = list(Beside(seen, cures, others).findings(is_run=is_run))
+    beside = list(Beside(seen, cures, others, linked).findings(is_run=is_run))
     is_moved = any(finding.kind in _MOVED for finding in [*placed, *records, *beside])
     findings: list[Finding] = [
         *placed,
@@ -117,12 +118,14 @@ def _examined(
     )
 
 
-def _restored(seen: Look, known: list[int], bad: set[int], hidden: OSError | None) -> tuple[int | None, tuple[int, ...], str]:
+def _restored(
+    seen: Look, known: list[int], bad: set[int], linked: list[int], hidden: OSError | None
+) -> tuple[int | None, tuple[int, ...], str]:
     """The step that a restore without a step gives, those that it passes over, and why it would be an error."""
     if refuses := refusal(seen) or (told(seen, hidden) if hidden else ""):
         return None, (), refuses
     damaged = [step.step for step in seen.steps.values() if isinstance(step.trouble, CorruptCheckpointError)]
-    skips = dict.fromkeys(damaged)  # of these it warns in any case
+    skips = dict.fromkeys([*damaged, *linked])  # of these it warns in any case
     own = {step.step: step for step in seen.committed}
     for step in reversed(known):
         if step in own and (closed := own[step].listed.closed):

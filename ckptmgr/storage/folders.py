@@ -143,6 +143,8 @@ def _open_below(above: int, name: str, make: bool) -> tuple[int, bool]:
     """A descriptor of a folder, and whether it was made here; then its name is durable."""
     try:
         return descriptor(name, _FLAGS | os.O_NOFOLLOW, folder=above), False
+    except NotADirectoryError:
+        raise NotADirectoryError(errno.ENOTDIR, "no real folder (links are not followed)") from None
     except FileNotFoundError:
         if not make:
             raise

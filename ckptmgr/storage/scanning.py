@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from ckptmgr.storage.folders import ABSENT, Root, names_of_prefix, naming
 from ckptmgr.storage.newfile import TEMPORARY
@@ -15,11 +16,21 @@ from ckptmgr.storage.store import Head
 LOCK = ".ckptmgr.lock"
 
 
-def scan(root: Root, prefix: str, *, follow_links: bool) -> tuple[dict[str, Head], Sequence[str], dict[str, Head]]:
-    """Files, folders and temporary files directly below a prefix, each in the order of names."""
+class Scanned(NamedTuple):
+    """What lies directly below a prefix, each in the order of names."""
+
+    files: dict[str, Head]
+    folders: Sequence[str]
+    temporary: dict[str, Head]
+    links: Sequence[str]
+
+
+def scan(root: Root, prefix: str, *, follow_links: bool) -> Scanned:
+    """What lies directly below a prefix. With ``follow_links`` a link to a file is one of the files."""
     files: dict[str, Head] = {}
     temporary: dict[str, Head] = {}
     folders = []
+    links = []
     names = names_of_prefix(prefix)
     try:
         with naming(root.location(names)), root.folder(names) as folder, os.scandir(folder) as entries:
@@ -31,10 +42,12 @@ def scan(root: Root, prefix: str, *, follow_links: bool) -> tuple[dict[str, Head
                     kind = temporary if TEMPORARY.fullmatch(entry.name) else files
                     with suppress(FileNotFoundError):  # deleted since the folder was read
                         kind[entry.name] = head_of(entry.stat(follow_symlinks=follow_links), changed)
+                elif entry.is_symlink():
+                    links.append(entry.name)
     except OSError as error:
         if error.errno not in ABSENT:
             raise
-    return files, folders, temporary
+    return Scanned(files, folders, temporary, links)
 
 
 def head_of(status: os.stat_result, folder_changed: float = math.inf) -> Head:

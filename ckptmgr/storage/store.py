@@ -40,6 +40,12 @@ class Listing(NamedTuple):
     folders: tuple[str, ...]
 
 
+class LinkedListing(Listing):
+    """A listing of a store where there may be symbolic links: their names are told beside it, for they are as good as absent."""
+
+    links: Sequence[str] = ()
+
+
 class Sight(NamedTuple):
     """A small file as `Store.read` gave it, and by what its store can prove later that it has not changed, if it can."""
 
