@@ -121,6 +121,40 @@ def test_an_endpoint_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     assert made.config["virtual_hosted_style_request"] is True
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["[profile lab]", "endpoint_url = http://lab:1"],
+        [
+            "[profile lab]",
+            "endpoint_url = http://all:1",
+            "services = mine",
+            "[services mine]",
+            "s3 =",
+            "  endpoint_url = http://lab:1",
+        ],
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"key": "k", "secret": "s"}, {"anon": True}])
+def test_an_endpoint_of_the_users_profile(
+    monkeypatch: pytest.MonkeyPatch, tmp_path, options: dict[str, object], lines: list[str]
+) -> None:
+    (tmp_path / "config").write_text("\n".join([*lines, ""]))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+
+    def endpoint(**more: object) -> str:
+        return cloud("s3://b", {**options, "profile": "lab", **more}).endpoint
+
+    assert endpoint() == "http://lab:1"
+    assert endpoint(endpoint_url="http://given:1") == "http://given:1"
+    monkeypatch.setenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")
+    assert endpoint() == "https://s3.us-east-1.amazonaws.com"
+
+
+def test_an_endpoint_with_use_ssl() -> None:
+    assert cloud("s3://b", {**KEYS, "endpoint_url": "http://h:1", "use_ssl": False}).endpoint == "http://h:1"
+
+
 def test_nobody_at_s3() -> None:
     config = cloud("s3://b", {"anon": True, "region": "eu-north-1"}).config
 

@@ -162,13 +162,16 @@ def _s3(place: Place, given: _Options) -> Cloud:
     config_s3 = given.pop("config_kwargs", {}).get("s3") or {}
     style = config_s3.get("addressing_style", "auto")
     environ = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    endpoint = given.pop("endpoint_url", None) or client.pop("endpoint_url", None) or environ
-    is_tls = given.pop("use_ssl", True) if endpoint is None else endpoint.startswith("https:")
+    endpoint = _first(given, client, "endpoint_url") or environ
     key = _first(given, client, "key", "username", "aws_access_key_id")
     secret = _first(given, client, "secret", "password", "aws_secret_access_key")
     token = _first(given, client, "token", "aws_session_token")
     is_anonymous, profile = given.pop("anon", False), given.pop("profile", None)
-    session = None if is_anonymous or key else _botocore(profile)
+    is_told = bool(is_anonymous or key)
+    session = None if is_told and endpoint else _botocore(profile)
+    endpoint = endpoint or _configured_endpoint(session)
+    has_tls = given.pop("use_ssl", True)
+    is_tls = has_tls if endpoint is None else endpoint.startswith("https:")
     region = _first(given, client, "region", "region_name") or _region(session)
     tls = _trusted(client.pop("verify", None))
     if client:
@@ -188,7 +191,7 @@ def _s3(place: Place, given: _Options) -> Cloud:
     where = endpoint or f"https://s3.{region}.amazonaws.com"
     # Not in the config, where obstore would put what it finds in the environment beside them.
     keys = {"access_key_id": key, "secret_access_key": secret, "token": token, "expires_at": None}
-    provider: Callable[[], Any] = (lambda: lambda: keys) if key else lambda: _aws_provider(session)
+    provider: Callable[[], Any] = (lambda: lambda: keys) if key else lambda: _aws_provider(None if is_told else session)
     return Cloud(place, "S3Store", where, endpoint is None, _set(config), provider, tls)
 
 
@@ -301,6 +304,16 @@ def _botocore(profile: str | None) -> Any:
             raise MissingDependencyError("profiles of AWS are read by botocore: pip install 'ckptmgr[s3]'")
         return None
     return module("botocore.session").Session(profile=profile)
+
+
+def _configured_endpoint(session: Any) -> str | None:
+    """The server that the user's profile names, for S3 or for all services: only botocore reads that, obstore does not."""
+    if session is None or session.get_config_variable("ignore_configured_endpoint_urls"):
+        return None
+    profile = session.get_scoped_config()
+    services = session.full_config.get("services", {}).get(profile.get("services"), {})
+    found: str | None = services.get("s3", {}).get("endpoint_url") or profile.get("endpoint_url")
+    return found
 
 
 def _region(session: Any) -> str:
