@@ -155,6 +155,31 @@ def test_an_endpoint_with_use_ssl() -> None:
     assert cloud("s3://b", {**KEYS, "endpoint_url": "http://h:1", "use_ssl": False}).endpoint == "http://h:1"
 
 
+@pytest.mark.parametrize("endpoint", ["localhost:9000", "127.0.0.1:9000", "http://", "http://h:1\n", "h", "ftp://h"])
+def test_an_endpoint_that_is_no_url_is_refused(endpoint: str) -> None:
+    for url, options in (("s3://b", KEYS), ("gs://b", {"token": "anon"})):
+        with pytest.raises(ValueError, match=r"no URL: http://host:port"):
+            cloud(url, {**options, "endpoint_url": endpoint})
+    with pytest.raises(ValueError, match=r"no URL: http://host:port"):
+        cloud("az://c", {"connection_string": f"AccountName=me;BlobEndpoint={endpoint}"})
+
+
+@pytest.mark.parametrize(
+    ("host", "endpoint"),
+    [("localhost:9", "http://localhost:9"), ("https://h", "https://h"), ("default", "https://storage.googleapis.com")],
+)
+def test_an_emulator_of_google_from_the_environment(monkeypatch: pytest.MonkeyPatch, host: str, endpoint: str) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", host)
+
+    assert cloud("gs://b", {"token": "anon"}).endpoint == endpoint
+
+
+@pytest.mark.parametrize("half", [{"key": "k"}, {"secret": "s"}, {"client_kwargs": {"aws_access_key_id": "k"}}])
+def test_a_key_without_its_secret_is_refused(half: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="key and secret belong together"):
+        cloud("s3://b", half)
+
+
 def test_nobody_at_s3() -> None:
     config = cloud("s3://b", {"anon": True, "region": "eu-north-1"}).config
 

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,8 @@ _LONGEST_PAUSE_S = 10.0
 _NO_RETRIES = {"max_retries": 0, "retry_timeout": timedelta(minutes=1)}
 _TIMEOUTS = {"connect_timeout": "10s", "timeout": "300s"}  # the second bounds a whole request, a part of an upload too
 _REFRESH = timedelta(minutes=10)  # a credential is asked for again; who gave it renews it when it must
+
+_ENDPOINT = re.compile(r"https?://[^\s/]\S*")
 
 # Taken by every fsspec file system, or by one of these three, for caches, instances and event loops that are not used here.
 _WITHOUT_MEANING = {
@@ -130,13 +133,15 @@ def cloud(url: str, options: Mapping[str, Any]) -> Cloud:
     """The bucket of a URL, with options as the fsspec client of its scheme takes them.
 
     Raises:
-        ValueError: from `split`, or an option that cannot be understood.
+        ValueError: from `split`, or an option that cannot be understood, or that lacks another.
         TypeError: an option that is unknown, or that only the fsspec client can honour.
     """
     place = split(url)
     given = {name: value for name, value in options.items() if value is not None and name not in _WITHOUT_MEANING}
     retries = take_retries(given)
     made = replace(_MAKERS[place.scheme](place, given), retries=retries)
+    if not _ENDPOINT.fullmatch(made.endpoint):  # obstore would panic
+        raise ValueError(f"the endpoint {made.endpoint!r} is no URL: http://host:port or https://host")
     if given:
         text = f"unknown storage_options for {place.scheme}://: {', '.join(sorted(given))}"
         raise TypeError(f"{text} (with client='fsspec' the fsspec client gets them)")
@@ -166,6 +171,8 @@ def _s3(place: Place, given: _Options) -> Cloud:
     key = _first(given, client, "key", "username", "aws_access_key_id")
     secret = _first(given, client, "secret", "password", "aws_secret_access_key")
     token = _first(given, client, "token", "aws_session_token")
+    if bool(key) != bool(secret):
+        raise ValueError("key and secret belong together: give both, or neither")
     is_anonymous, profile = given.pop("anon", False), given.pop("profile", None)
     is_told = bool(is_anonymous or key)
     session = None if is_told and endpoint else _botocore(profile)
@@ -196,7 +203,7 @@ def _s3(place: Place, given: _Options) -> Cloud:
 
 
 def _gcs(place: Place, given: _Options) -> Cloud:
-    endpoint = given.pop("endpoint_url", None) or os.environ.get("STORAGE_EMULATOR_HOST")
+    endpoint = given.pop("endpoint_url", None) or _emulator()
     where = (endpoint or "https://storage.googleapis.com").rstrip("/")
     token = given.pop("token", None)
     config: _Options = {"base_url": where if endpoint else None}
@@ -218,6 +225,14 @@ def _gcs(place: Place, given: _Options) -> Cloud:
         known = "'anon', 'google_default', a file, a service account, a credential of google.auth"
         raise TypeError(f"token: {kind} is none of {known} (with client='fsspec' gcsfs gets it)")
     return Cloud(place, "GCSStore", where, endpoint is None, _set(config), provider)
+
+
+def _emulator() -> str | None:
+    """The server that the environment names as all clients of Google's take it: also without ``http://``."""
+    host = os.environ.get("STORAGE_EMULATOR_HOST")
+    if host in (None, "", "default"):
+        return None
+    return host if "://" in str(host) else f"http://{host}"
 
 
 def _azure(place: Place, given: _Options) -> Cloud:
