@@ -21,7 +21,7 @@ from ckptmgr import garbage
 from ckptmgr.errors import CorruptCheckpointError, FormatVersionError
 from ckptmgr.manifest import MANIFEST
 from ckptmgr.naming import StepNaming
-from ckptmgr.record import Record, decode, encode
+from ckptmgr.record import Claim, Record, decode, encode
 from ckptmgr.sighting import Scan, is_emptied, put, scanned, sight_of
 from ckptmgr.storage import Answer, Folder, Head, Sight, Store, Version, is_local
 
@@ -212,9 +212,18 @@ def changed(folder: Folder, found: Found | Unreadable | None, new: Record) -> tu
 
 
 @garbage.later()
-def largest_sequence(root: Folder, naming: StepNaming) -> int:
-    """The largest sequence of any manifest as it is now, and at least 0: only adopted steps have less."""
+def largest_sequence(root: Folder, naming: StepNaming, *, name: str = "", claim: Claim | None = None) -> int:
+    """The largest sequence of any manifest as it is now, and at least 0: only adopted steps have less.
+
+    Raises:
+        OSError: the listing does not show the folder ``name``, whose record has that claim: no reader would find that step.
+    """
     found, unreadable = records(root, naming)
+    if claim and name not in {each.name for each in found} | {each.name for each in unreadable}:
+        now = look(root, name, naming.parse(name) or 0)
+        if isinstance(now, Found) and now.record.claim == claim:
+            text = "its listing does not show what was just put there: it is late, or takes the name for another one"
+            raise OSError(errno.EIO, f"{text}; nothing was committed", root.location(name))
     for each in unreadable:
         logger.warning("the sequence of the next save leaves out step %d, because %s", each.step, each.error)
     return max([0, *(each.record.manifest.sequence for each in found if each.record.manifest)])

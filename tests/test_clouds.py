@@ -33,6 +33,19 @@ def test_the_parts_of_a_url(url: str, place: tuple[str, ...]) -> None:
     assert tuple(split(url)) == place
 
 
+@pytest.mark.parametrize("path", ["a//b", "a/./b", "a/../b", "a/b\n", "a\x7f"])
+@pytest.mark.parametrize("url", ["s3://b", "gs://b", "az://b"])
+def test_a_path_that_obstore_cannot_ask_for_is_refused_with_a_way_out(url: str, path: str) -> None:
+    with pytest.raises(ValueError, match=r"empty name, '\.', '\.\.' or a control character.*client"):
+        cloud(f"{url}/{path}", {**KEYS} if url == "s3://b" else {"account_name": "me"} if url == "az://b" else {"token": "anon"})
+
+
+def test_a_backslash_is_no_name_at_azure() -> None:
+    with pytest.raises(ValueError, match=r"takes a backslash for a slash; give 'az://box/team/run'"):
+        split("az://box/team\\run")
+    assert split("s3://box/team\\run").prefix == "team\\run/"
+
+
 def test_keys_of_s3() -> None:
     made = cloud("s3://b/x", {**KEYS, "token": "t", "client_kwargs": {"region_name": "eu-west-1"}})
 

@@ -28,6 +28,8 @@ _NO_RETRIES = {"max_retries": 0, "retry_timeout": timedelta(minutes=1)}
 _TIMEOUTS = {"connect_timeout": "10s", "timeout": "300s"}  # the second bounds a whole request, a part of an upload too
 _REFRESH = timedelta(minutes=10)  # a credential is asked for again; who gave it renews it when it must
 
+_NO_NAMES = frozenset(["", ".", ".."])
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ENDPOINT = re.compile(r"https?://[^\s/]\S*")
 
 # Taken by every fsspec file system, or by one of these three, for caches, instances and event loops that are not used here.
@@ -115,7 +117,7 @@ def split(url: str) -> Place:
     """The parts of a URL of an object store.
 
     Raises:
-        ValueError: it names no bucket; or a path object has taken one of its slashes.
+        ValueError: it names no bucket; or a path object has taken one of its slashes; or Azure would read it as another one.
     """
     scheme, colon, rest = url.partition(":")
     if not colon or not rest.startswith("//"):
@@ -125,6 +127,8 @@ def split(url: str) -> Place:
     bucket, _, host = bucket.partition("@")
     if not bucket:
         raise ValueError(f"{url!r} names no bucket: {scheme}://bucket/path")
+    if "\\" in path and scheme not in ("s3", "s3a", "gs", "gcs"):
+        raise ValueError(f"{url!r}: Azure takes a backslash for a slash; give {url.replace(chr(92), '/')!r}")
     prefix = path.strip("/")
     return Place(scheme, bucket, f"{prefix}/" if prefix else "", host.partition(".")[0])
 
@@ -137,6 +141,11 @@ def cloud(url: str, options: Mapping[str, Any]) -> Cloud:
         TypeError: an option that is unknown, or that only the fsspec client can honour.
     """
     place = split(url)
+    names = place.prefix.split("/")[:-1]
+    if not _NO_NAMES.isdisjoint(names) or _CONTROL.search(place.prefix):
+        plain = "/".join([place.bucket, *(name for name in names if name not in _NO_NAMES)])
+        text = f"{url!r} has an empty name, '.', '..' or a control character in its path, which obstore cannot ask for"
+        raise ValueError(f"{text}: give {f'{place.scheme}://{plain}'!r}, for example, or storage_options={{'client': 'fsspec'}}")
     given = {name: value for name, value in options.items() if value is not None and name not in _WITHOUT_MEANING}
     retries = take_retries(given)
     made = replace(_MAKERS[place.scheme](place, given), retries=retries)
