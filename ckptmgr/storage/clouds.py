@@ -28,7 +28,6 @@ _NO_RETRIES = {"max_retries": 0, "retry_timeout": timedelta(minutes=1)}
 _TIMEOUTS = {"connect_timeout": "10s", "timeout": "300s"}  # the second bounds a whole request, a part of an upload too
 _REFRESH = timedelta(minutes=10)  # a credential is asked for again; who gave it renews it when it must
 
-_NO_NAMES = frozenset(["", ".", ".."])
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ENDPOINT = re.compile(r"https?://[^\s/]\S*")
 
@@ -142,8 +141,8 @@ def cloud(url: str, options: Mapping[str, Any]) -> Cloud:
     """
     place = split(url)
     names = place.prefix.split("/")[:-1]
-    if not _NO_NAMES.isdisjoint(names) or _CONTROL.search(place.prefix):
-        plain = "/".join([place.bucket, *(name for name in names if name not in _NO_NAMES)])
+    if not all(map(is_name, names)):
+        plain = "/".join([place.bucket, *filter(is_name, names)])
         text = f"{url!r} has an empty name, '.', '..' or a control character in its path, which obstore cannot ask for"
         raise ValueError(f"{text}: give {f'{place.scheme}://{plain}'!r}, for example, or storage_options={{'client': 'fsspec'}}")
     given = {name: value for name, value in options.items() if value is not None and name not in _WITHOUT_MEANING}
@@ -155,6 +154,11 @@ def cloud(url: str, options: Mapping[str, Any]) -> Cloud:
         text = f"unknown storage_options for {place.scheme}://: {', '.join(sorted(given))}"
         raise TypeError(f"{text} (with client='fsspec' the fsspec client gets them)")
     return made
+
+
+def is_name(name: str) -> bool:
+    """Whether obstore can ask for an object or folder of that name."""
+    return name not in ("", ".", "..") and not _CONTROL.search(name)
 
 
 def module(name: str) -> Any:
