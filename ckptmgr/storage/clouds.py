@@ -25,7 +25,8 @@ _Options = dict[str, Any]
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
 _NO_RETRIES = {"max_retries": 0, "retry_timeout": timedelta(minutes=1)}
-_TIMEOUTS = {"connect_timeout": "10s", "timeout": "300s"}  # the second bounds a whole request, a part of an upload too
+TIMEOUT_S = 300  # of a whole request, a part of an upload too
+_TIMEOUTS = {"connect_timeout": "10s", "timeout": f"{TIMEOUT_S}s"}
 _REFRESH = timedelta(minutes=10)  # a credential is asked for again; who gave it renews it when it must
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
