@@ -244,13 +244,27 @@ def test_a_connection_string_of_azure() -> None:
     assert not made.is_vendor
 
 
+def test_a_connection_string_of_another_account_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "AccountName={};AccountKey=aGk=;EndpointSuffix=core.windows.net"
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", text.format("theirs"))
+
+    for url, options in (("az://box", {"account_name": "me"}), ("abfs://box@me.dfs.core.windows.net/x", {})):
+        with pytest.raises(ValueError, match=r"AZURE_STORAGE_CONNECTION_STRING is of the account 'theirs', and not of 'me'"):
+            cloud(url, {**options, "account_key": "bWU="})
+        assert cloud(url, {**options, "connection_string": text.format("me")}).config["account_name"] == "me"
+    assert cloud("az://box", {"account_name": "theirs"}).config["account_key"] == "aGk="
+    assert cloud("az://box", {}).config["account_name"] == "theirs"
+
+
 def test_accounts_of_azure() -> None:
     made = cloud("abfs://box@me.dfs.core.windows.net/x", {"account_key": "aGk="})
+    both = cloud("abfs://box@me.dfs.core.windows.net/x", {"account_name": "me", "account_key": "aGk="})
     sas = cloud("az://box", {"account_name": "me", "sas_token": "?sv=1&sig=2"})
     principal = {"client_id": "i", "client_secret": "s", "tenant_id": "t"}
 
     assert made.config == {"account_name": "me", "account_key": "aGk=", "endpoint": "https://me.blob.core.windows.net"}
     assert made.is_vendor
+    assert both.config == made.config
     assert sas.config["sas_key"] == "sv=1&sig=2"
     assert cloud("az://box", {"account_name": "me", "credential": "sv=1&sig=2"}).config["sas_key"] == "sv=1&sig=2"
     assert cloud("az://box", {"account_name": "me", **principal}).config.items() >= principal.items()

@@ -29,6 +29,7 @@ TIMEOUT_S = 300  # of a whole request, a part of an upload too
 _TIMEOUTS = {"connect_timeout": "10s", "timeout": f"{TIMEOUT_S}s"}
 _REFRESH = timedelta(minutes=10)  # a credential is asked for again; who gave it renews it when it must
 
+_CONNECTION = "AZURE_STORAGE_CONNECTION_STRING"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ENDPOINT = re.compile(r"https?://[^\s/]\S*")
 
@@ -250,9 +251,16 @@ def _emulator() -> str | None:
 
 
 def _azure(place: Place, given: _Options) -> Cloud:
-    text = given.pop("connection_string", None) or os.environ.get("AZURE_STORAGE_CONNECTION_STRING", "")
-    parts = dict(part.split("=", 1) for part in text.split(";") if "=" in part)
-    account = place.account or _setting(given, "account_name") or parts.get("AccountName")
+    text = given.pop("connection_string", None)
+    parts = dict(part.split("=", 1) for part in (text or os.environ.get(_CONNECTION, "")).split(";") if "=" in part)
+    named = _setting(given, "account_name")
+    named = place.account or named
+    account = named or parts.get("AccountName")
+    if account != parts.get("AccountName", account) and not text:  # adlfs would take it all the same, beside obstore
+        theirs = parts["AccountName"]
+        raise ValueError(
+            f"the environment's {_CONNECTION} is of the account {theirs!r}, and not of {account!r}: take it out there"
+        )
     if not account:
         raise ValueError(f"{place.scheme}:// needs storage_options={{'account_name': ...}} or a connection_string")
     key = _setting(given, "account_key") or parts.get("AccountKey")
