@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -101,6 +102,15 @@ class Cloud:
     provider: Callable[[], Any] = field(default=lambda: None, repr=False)  # makes a credential provider, or None
     tls: Mapping[str, Any] = field(default_factory=dict)  # whom to trust
     retries: Retries = field(default_factory=Retries)
+
+    def tls_context(self) -> ssl.SSLContext:
+        """Whom to trust, for Python's own client."""
+        context = ssl.create_default_context()
+        if certificate := self.tls.get("root_certificate"):
+            context.load_verify_locations(cadata=certificate.decode())
+        if self.tls.get("allow_invalid_certificates"):
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return context
 
     def client(self, *, is_once: bool = False, has_checksums: bool = True) -> Any:
         """A new client; with ``is_once`` one that sends each request once, without ``has_checksums`` one that sends none."""

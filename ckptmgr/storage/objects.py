@@ -306,7 +306,8 @@ class ObjectStore:
         """See `Store.now`: the time in any answer of the server, or this machine's if none comes."""
         try:
             where = f"{self._cloud.endpoint}/{self._cloud.place.bucket}"  # at its root Amazon sends visitors elsewhere
-            with urlopen(Request(where, method="HEAD"), timeout=_CLOCK_S) as answer:
+            context = self._cloud.tls_context() if where.startswith("https:") else None
+            with urlopen(Request(where, method="HEAD"), timeout=_CLOCK_S, context=context) as answer:
                 stamp = answer.headers.get("Date")
         except HTTPError as error:  # it need not let us in to tell the time
             stamp = error.headers.get("Date")
