@@ -227,9 +227,13 @@ class BackgroundSaver:
         for pending in self._in_flight():
             pending.wait(None if deadline is None else max(deadline - time.monotonic(), 0))
 
-    def _failures(self) -> list[BaseException]:
-        """What saves raised that nobody has been told, oldest first. They are told by this."""
-        ended = [pending for pending, saver in list(_unfinished.items()) if saver is self and pending.done()]
+    def _failures(self, *, is_last: bool = False) -> list[BaseException]:
+        """What saves raised that nobody has been told, oldest first. They are told by this.
+
+        What somebody waits for in another thread is left to that, unless ``is_last``: no thread may come to anything any more.
+        """
+        mine = [pending for pending, saver in list(_unfinished.items()) if saver is self]
+        ended = [pending for pending in mine if pending.done() and (is_last or not pending.is_asked_for)]
         ends = [pending.wait() for pending in ended if _tell(pending)]
         return [end for end in ends if isinstance(end, BaseException)]
 
@@ -348,5 +352,5 @@ def _at_exit() -> None:
     _is_exiting = True
     for saver in list(dict.fromkeys(_unfinished.values())):
         saver._finish()
-        for error in saver._failures():  # nobody is left to raise it to: told as an error that ends a program is
+        for error in saver._failures(is_last=True):  # nobody is left to raise it to: told as an error that ends a program is
             sys.excepthook(type(error), error, error.__traceback__)

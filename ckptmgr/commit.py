@@ -104,11 +104,12 @@ class Attempt:
             SaveError: the claim was taken over or swept.
             StepNotFoundError: the manifest of ``instead_of`` is not there any more.
             CommitUnknownError: the store gave no definite answer: look again before retrying.
+            OSError: of the store; also where its listing does not show this step's folder.
         """
         if isinstance(make_manifest, Manifest):
             manifest = make_manifest
         else:
-            manifest = make_manifest(largest_sequence(self.root, naming) + 1)  # 4.5
+            manifest = make_manifest(largest_sequence(self.root, naming, name=self.name, claim=self.claim) + 1)  # 4.5
         if (manifest.step, manifest.attempt) != (self.step, self.attempt):
             raise ValueError(f"the manifest of attempt {manifest.attempt} of step {manifest.step} is not this attempt's")
         # What nobody could read back must not become a step: a file name that a backend gave, for example.

@@ -21,7 +21,7 @@ from ckptmgr import garbage
 from ckptmgr.errors import CheckpointError, CorruptCheckpointError, FormatVersionError, UnsafeCheckpointError
 from ckptmgr.manifest import MANIFEST, parse_attempt
 from ckptmgr.naming import StepNaming
-from ckptmgr.record import Record, decode, encode
+from ckptmgr.record import Claim, Record, decode, encode
 from ckptmgr.sighting import Scan, is_emptied, put, scanned, sight_of
 from ckptmgr.storage import Answer, Folder, Head, Sight, Store, Version, is_local
 
@@ -236,14 +236,20 @@ def changed(folder: Folder, found: Found | Unreadable | None, new: Record) -> tu
 
 
 @garbage.later()
-def largest_sequence(root: Folder, naming: StepNaming) -> int:
+def largest_sequence(root: Folder, naming: StepNaming, *, name: str = "", claim: Claim | None = None) -> int:
     """The largest sequence of any manifest as it is now, and at least 0: only adopted steps have less.
 
     Raises:
         CheckpointError: this is the folder of one step, and no run.
+        OSError: the listing does not show the folder ``name``, whose record has that claim: no reader would find that step.
     """
     reading, scan = _read(root, naming)
     check_is_run(root, scan.files, scan.folders)
+    if claim and not reading.seen.get(name):
+        now = look(root, name, naming.parse(name) or 0)
+        if isinstance(now, Found) and now.record.claim == claim:
+            text = "its listing does not show what was just put there: it is late, or takes the name for another one"
+            raise OSError(errno.EIO, f"{text}; nothing was committed", root.location(name))
     for each in reading.unreadable:
         logger.warning("the sequence of the next save leaves out step %d, because %s", each.step, each.error)
     return max([0, *(each.record.manifest.sequence for each in reading.found if each.record.manifest)])

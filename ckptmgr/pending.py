@@ -43,6 +43,7 @@ class PendingSave:
         self._end: StepInfo | BaseException | None = None
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._callbacks: deque[Callable[[PendingSave], object]] = deque()
+        self._askers: list[threading.Thread] = []  # who waits for the result, and is told it
 
     @property
     def nbytes(self) -> int:
@@ -136,9 +137,19 @@ class PendingSave:
                 self._bell.put(None)  # for others who wait
         return self._end
 
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether somebody waits for the result now, who will be told how it ended."""
+        return bool(self._askers)
+
     def _ended(self, timeout: float | None) -> StepInfo | BaseException:
-        end = self.wait(timeout)
-        self._tell(self)
+        asker = threading.current_thread()
+        self._askers.append(asker)
+        try:
+            end = self.wait(timeout)
+            self._tell(self)
+        finally:
+            self._askers.remove(asker)
         return end
 
     def _call_back(self) -> None:

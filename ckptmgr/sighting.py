@@ -4,9 +4,10 @@ The law: what is given as a record's bytes is what a read would have given at so
 listings mark files (`MarkingStore`) a record is known by the mark of its last read, or of the put by which this process put it.
 """
 
+import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from errno import EFBIG
+from errno import EFBIG, EIO
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -25,6 +26,7 @@ from ckptmgr.storage import (
     Version,
     is_marking,
 )
+from ckptmgr.storage.weak import PROBE
 from ckptmgr.threads import Pool
 
 READERS = 24  # reads at once: they are small, and wait for the network
@@ -32,6 +34,8 @@ PAGE = 1_000  # names that a store lists in one answer
 MOST = 80  # files in a step, on average, up to which a whole listing costs less than to read each record
 
 _EMPTIED_NBYTES = len(encode(Record()))  # no record with anything in it is as short
+
+_ENDPOINT = "is the endpoint an object store's, and no login page before it?"
 
 Known = Mapping[str, Sight]
 
@@ -57,7 +61,35 @@ _wide: WeakKeyDictionary[Store, set[str]] = WeakKeyDictionary()
 
 
 def scanned(root: Folder, is_step: Callable[[str], bool], known: Known | None) -> Scan:
-    """Looks at all names for which ``is_step``. ``known`` are the sights of an earlier look, if there was one."""
+    """Looks at all names for which ``is_step``. ``known`` are the sights of an earlier look, if there was one.
+
+    Raises:
+        OSError: of the store; also where it lists nothing, but does not answer as a store does.
+    """
+    scan = _scanned(root, is_step, known)
+    if not (scan.files or scan.folders) and is_marking(root.store):
+        _check_is_store(root)
+    return scan
+
+
+def _check_is_store(root: Folder) -> None:
+    """Raises OSError if a listing is empty because it is none: if even a name is there that is nowhere.
+
+    A login page, or the web interface of a server, is a listing of nothing to most clients: training would start anew.
+    """
+    try:
+        found = root.store.head(root.key(f"{PROBE}{secrets.token_hex(8)}"))
+    except PermissionError:  # is an answer; not all who may list may read what they do not know
+        return
+    except OSError as error:
+        raise OSError(
+            EIO, f"it lists nothing, and did not tell whether that is so ({error}): {_ENDPOINT}", root.location()
+        ) from error
+    if found is not None:
+        raise OSError(EIO, f"it lists nothing, and has whatever it is asked for: {_ENDPOINT}", root.location())
+
+
+def _scanned(root: Folder, is_step: Callable[[str], bool], known: Known | None) -> Scan:
     store = root.store
     if is_marking(store):
         mine = _taken(root)

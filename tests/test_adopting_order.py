@@ -218,7 +218,7 @@ def test_an_adopted_step_has_a_sequence_that_no_save_has_when_the_first_saves_ar
 
 def test_adopted_steps_are_older_than_a_save_of_the_lowest_sequence_there_is(manager, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(commit, "largest_sequence", lambda root, naming: -1)
+        patched.setattr(commit, "largest_sequence", lambda root, naming, **_: -1)
         manager.save(8, {})
     theirs(tmp_path, [9])
 
@@ -247,7 +247,7 @@ def test_a_sequence_that_is_no_such_integer_is_refused(manager, sequence):
 
 def test_no_sequence_below_the_smallest_is_given(manager, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(commit, "largest_sequence", lambda root, naming: -(2**63))
+        patched.setattr(commit, "largest_sequence", lambda root, naming, **_: -(2**63))
         manager.save(8, {})
     theirs(tmp_path, [9])
 

@@ -135,6 +135,16 @@ def test_no_try_begins_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> No
     assert min(clock.pauses[6:]) < 3 < 7 < max(clock.pauses)  # anything between none and the longest
 
 
+def test_a_request_that_took_too_long_says_what_to_do_on_a_slow_link() -> None:
+    """The words are those of object_store for a part that was given up."""
+    text = "Generic S3 error: Error performing PUT http://h/b/x?... in {}s - HTTP error: error sending request"
+
+    assert "if the link is slow, give storage_options={'in_flight_nbytes': 8388608}" in str(
+        asking.told(ValueError(text.format("300.000463961")), "s3://b/x")
+    )
+    assert "slow" not in str(asking.told(ValueError(text.format("3.000463961")), "s3://b/x"))
+
+
 def test_retries_are_numbers() -> None:
     assert clouds.cloud("gs://b", {"retries": 3, "retry_timeout_s": 1.5}).retries == Retries(3, 1.5)
     assert clouds.cloud("gs://b", {"retries": 0}).retries.most == 0

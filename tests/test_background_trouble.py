@@ -59,6 +59,30 @@ def test_a_failure_is_told_once_with_its_step(failing: HeldManager, way: str) ->
     assert steps(failing) == [1]
 
 
+@pytest.mark.parametrize("way", TELLING)
+def test_what_another_thread_waits_for_is_told_there_and_nowhere_else(
+    failing: HeldManager, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saver = BackgroundSaver(failing)
+    pending = saver.save(2, STATE)
+    wait, others = pending.wait, []
+
+    def wait_and_let_others_ask(timeout: float | None = None) -> object:
+        monkeypatch.undo()
+        end = wait(timeout)
+        with concurrent.futures.ThreadPoolExecutor(1) as other:
+            others.append(other.submit(TELLING[way], saver).exception(PATIENCE_S))
+        return end
+
+    monkeypatch.setattr(pending, "wait", wait_and_let_others_ask)
+    with pytest.raises(OSError, match="No space"):
+        pending.result()
+    saver.close()
+
+    assert others == [None]
+    assert steps(failing) == ([3] if way == "save" else [1])
+
+
 def test_after_a_failure_was_told_saves_go_on(failing: HeldManager) -> None:
     with BackgroundSaver(failing) as saver:
         saver.save(2, STATE)

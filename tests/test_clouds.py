@@ -33,6 +33,19 @@ def test_the_parts_of_a_url(url: str, place: tuple[str, ...]) -> None:
     assert tuple(split(url)) == place
 
 
+@pytest.mark.parametrize("path", ["a//b", "a/./b", "a/../b", "a/b\n", "a\x7f"])
+@pytest.mark.parametrize("url", ["s3://b", "gs://b", "az://b"])
+def test_a_path_that_obstore_cannot_ask_for_is_refused_with_a_way_out(url: str, path: str) -> None:
+    with pytest.raises(ValueError, match=r"empty name, '\.', '\.\.' or a control character.*client"):
+        cloud(f"{url}/{path}", {**KEYS} if url == "s3://b" else {"account_name": "me"} if url == "az://b" else {"token": "anon"})
+
+
+def test_a_backslash_is_no_name_at_azure() -> None:
+    with pytest.raises(ValueError, match=r"takes a backslash for a slash; give 'az://box/team/run'"):
+        split("az://box/team\\run")
+    assert split("s3://box/team\\run").prefix == "team\\run/"
+
+
 def test_keys_of_s3() -> None:
     made = cloud("s3://b/x", {**KEYS, "token": "t", "client_kwargs": {"region_name": "eu-west-1"}})
 
@@ -121,6 +134,65 @@ def test_an_endpoint_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     assert made.config["virtual_hosted_style_request"] is True
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["[profile lab]", "endpoint_url = http://lab:1"],
+        [
+            "[profile lab]",
+            "endpoint_url = http://all:1",
+            "services = mine",
+            "[services mine]",
+            "s3 =",
+            "  endpoint_url = http://lab:1",
+        ],
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"key": "k", "secret": "s"}, {"anon": True}])
+def test_an_endpoint_of_the_users_profile(
+    monkeypatch: pytest.MonkeyPatch, tmp_path, options: dict[str, object], lines: list[str]
+) -> None:
+    (tmp_path / "config").write_text("\n".join([*lines, ""]))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+
+    def endpoint(**more: object) -> str:
+        return cloud("s3://b", {**options, "profile": "lab", **more}).endpoint
+
+    assert endpoint() == "http://lab:1"
+    assert endpoint(endpoint_url="http://given:1") == "http://given:1"
+    monkeypatch.setenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")
+    assert endpoint() == "https://s3.us-east-1.amazonaws.com"
+
+
+def test_an_endpoint_with_use_ssl() -> None:
+    assert cloud("s3://b", {**KEYS, "endpoint_url": "http://h:1", "use_ssl": False}).endpoint == "http://h:1"
+
+
+@pytest.mark.parametrize("endpoint", ["localhost:9000", "127.0.0.1:9000", "http://", "http://h:1\n", "h", "ftp://h"])
+def test_an_endpoint_that_is_no_url_is_refused(endpoint: str) -> None:
+    for url, options in (("s3://b", KEYS), ("gs://b", {"token": "anon"})):
+        with pytest.raises(ValueError, match=r"no URL: http://host:port"):
+            cloud(url, {**options, "endpoint_url": endpoint})
+    with pytest.raises(ValueError, match=r"no URL: http://host:port"):
+        cloud("az://c", {"connection_string": f"AccountName=me;BlobEndpoint={endpoint}"})
+
+
+@pytest.mark.parametrize(
+    ("host", "endpoint"),
+    [("localhost:9", "http://localhost:9"), ("https://h", "https://h"), ("default", "https://storage.googleapis.com")],
+)
+def test_an_emulator_of_google_from_the_environment(monkeypatch: pytest.MonkeyPatch, host: str, endpoint: str) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", host)
+
+    assert cloud("gs://b", {"token": "anon"}).endpoint == endpoint
+
+
+@pytest.mark.parametrize("half", [{"key": "k"}, {"secret": "s"}, {"client_kwargs": {"aws_access_key_id": "k"}}])
+def test_a_key_without_its_secret_is_refused(half: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="key and secret belong together"):
+        cloud("s3://b", half)
+
+
 def test_nobody_at_s3() -> None:
     config = cloud("s3://b", {"anon": True, "region": "eu-north-1"}).config
 
@@ -172,13 +244,27 @@ def test_a_connection_string_of_azure() -> None:
     assert not made.is_vendor
 
 
+def test_a_connection_string_of_another_account_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "AccountName={};AccountKey=aGk=;EndpointSuffix=core.windows.net"
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", text.format("theirs"))
+
+    for url, options in (("az://box", {"account_name": "me"}), ("abfs://box@me.dfs.core.windows.net/x", {})):
+        with pytest.raises(ValueError, match=r"AZURE_STORAGE_CONNECTION_STRING is of the account 'theirs', and not of 'me'"):
+            cloud(url, {**options, "account_key": "bWU="})
+        assert cloud(url, {**options, "connection_string": text.format("me")}).config["account_name"] == "me"
+    assert cloud("az://box", {"account_name": "theirs"}).config["account_key"] == "aGk="
+    assert cloud("az://box", {}).config["account_name"] == "theirs"
+
+
 def test_accounts_of_azure() -> None:
     made = cloud("abfs://box@me.dfs.core.windows.net/x", {"account_key": "aGk="})
+    both = cloud("abfs://box@me.dfs.core.windows.net/x", {"account_name": "me", "account_key": "aGk="})
     sas = cloud("az://box", {"account_name": "me", "sas_token": "?sv=1&sig=2"})
     principal = {"client_id": "i", "client_secret": "s", "tenant_id": "t"}
 
     assert made.config == {"account_name": "me", "account_key": "aGk=", "endpoint": "https://me.blob.core.windows.net"}
     assert made.is_vendor
+    assert both.config == made.config
     assert sas.config["sas_key"] == "sv=1&sig=2"
     assert cloud("az://box", {"account_name": "me", "credential": "sv=1&sig=2"}).config["sas_key"] == "sv=1&sig=2"
     assert cloud("az://box", {"account_name": "me", **principal}).config.items() >= principal.items()

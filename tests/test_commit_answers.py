@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 from saves import ONE, RECORD, begin, finish, is_whole, save, write
-from stores import LossyStore, MemoryStore, WrappedStore
+from stores import LossyStore, MarkedStore, MemoryStore, WrappedStore
 
 from ckptmgr import commit
 from ckptmgr.errors import CommitUnknownError, SaveError
-from ckptmgr.storage import Answer, Folder
+from ckptmgr.storage import Answer, Folder, Listing
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -181,3 +181,33 @@ def _refusing(store: MemoryStore, answers: list[Any]) -> WrappedStore:
             return call() if answer == "ok" else answer
 
     return Refusing(store)
+
+
+def test_a_save_that_no_listing_would_show_is_no_save() -> None:
+    class Renaming(MemoryStore):
+        """It takes the names of folders for others, as servers do that know no backslash, or no blank at the end."""
+
+        def list(self, prefix: str) -> Listing:
+            return super().list(prefix)._replace(folders=("step",) if not prefix else ())
+
+    store = Renaming()
+    attempt = begin(Folder(store), 1)
+    write(attempt)
+
+    with (
+        pytest.raises(OSError, match=r"listing does not show.*nothing was committed.*step-00000001"),
+        attempt.undone_if_it_fails(),
+    ):
+        finish(attempt)
+
+    assert store.files.keys() <= {RECORD}
+    assert not any(b"crc32c" in data and b"sequence" in data for data, _ in store.files.values())
+
+
+def test_a_claim_that_was_swept_is_told_as_such_where_its_record_stays() -> None:
+    root = Folder(MarkedStore(has_remove=False))
+    attempt = begin(root, 1)
+    attempt.abandon()  # as a sweep would
+
+    with pytest.raises(SaveError, match="swept or deleted"):
+        finish(attempt)

@@ -108,7 +108,7 @@ def release_first(patch: Patch) -> None:
 
 
 def sequence_from_memory(patch: Patch) -> None:
-    patch.setattr(commit, "largest_sequence", lambda root, naming: 0)
+    patch.setattr(commit, "largest_sequence", lambda root, naming, **_: 0)
 
 
 def sweep_reads_first(patch: Patch) -> None:

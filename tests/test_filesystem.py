@@ -2,17 +2,19 @@
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from errno import ENOENT
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+from every_store import options, place
 from runs import state
 
 from ckptmgr import CheckpointManager, MissingDependencyError
-from ckptmgr.storage import Answer, FilesystemStore
+from ckptmgr.storage import Answer, FilesystemStore, open_folder
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -82,3 +84,29 @@ def test_a_file_system_whose_package_is_missing_says_which(monkeypatch: pytest.M
 
     with pytest.raises(MissingDependencyError, match="smb"):
         FilesystemStore("smb://host/run").list("")
+
+
+@pytest.mark.cloud
+@pytest.mark.parametrize("cloud", ["s3", "gcs", "azure"])
+def test_whatever_a_client_raises_is_an_os_error_that_names_the_file(request: pytest.FixtureRequest, cloud: str) -> None:
+    server, proxy = (request.getfixturevalue(f"{cloud}_{kind}") for kind in ("server", "proxy"))
+    url, _ = place(f"{cloud}-fsspec", request)
+    store = open_folder(url, {**options(server, proxy.endpoint), "client": "fsspec"}).store
+    proxy.rules()
+    store.put("record", [[b"data" * 100]], 400)
+    large = bytes(9 << 20)  # in parts
+    assert store.create("probed", b"x") is Answer.OK
+
+    def refused(call: Callable[[], object], error: type[OSError], **fault: object) -> None:
+        proxy.rules(fault)
+        with pytest.raises(error, match="run"):
+            call()
+        proxy.rules()
+
+    refused(lambda: store.read("record"), OSError, do="truncate", bytes=10, method="GET")
+    refused(lambda: store.read("record"), PermissionError, do="status", code=403, method="GET")
+    refused(lambda: store.put("large", [[large]], len(large)), OSError, do="status", code=403, method="PUT|POST")
+    missing = open_folder(url.replace("//test-", "//no-such-"), {**options(server), "client": "fsspec"}).store
+    with pytest.raises(FileNotFoundError, match="the bucket does not exist") as told:
+        missing.create("x", b"")
+    assert told.value.errno == ENOENT

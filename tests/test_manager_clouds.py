@@ -126,3 +126,24 @@ def test_an_answer_that_is_lost_changes_nothing(name: str, nth: int, fault: str,
     reader = CheckpointManager(url, storage_options=given)
     assert [info.step for info in reader.steps()] == [1, 2]
     assert restored(reader) == 2
+
+
+@pytest.mark.parametrize(
+    ("where", "key"),
+    [("gcs", "/model.bin"), ("gcs", "step-00000001//x"), ("gcs", "odd\n/x"), ("azure", "/x")],
+    indirect=["where"],
+)
+def test_an_object_that_obstore_cannot_ask_for_keeps_nobody_from_the_run(where: dict, key: str) -> None:
+    manager = CheckpointManager(**where, retention=KeepLast(2))
+    manager.save(1, state(1))
+    CheckpointManager(**where).folder.store._bucket.helper().send(f"{manager.folder.store._prefix}{key}", b"somebody's", None)
+
+    for step in (2, 3):
+        manager.save(step, state(step))
+    reader = CheckpointManager(**where)
+
+    assert [info.step for info in reader.steps()] == [2, 3]
+    assert restored(reader) == 3
+    reader.delete(2)
+    assert reader.sweep(grace=0).foreign == ()
+    assert [info.step for info in CheckpointManager(**where).steps()] == [3]

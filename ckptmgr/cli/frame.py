@@ -30,6 +30,7 @@ _OPTIONS = {
     "storage_options={'follow_links': True}": "--storage-option follow_links=true",
     "storage_options={'client': 'fsspec'}": "--storage-option client=fsspec",
     "client='fsspec'": "--storage-option client=fsspec",
+    "storage_options={'in_flight_nbytes': 8388608}": "--storage-option in_flight_nbytes=8388608",
     "storage_options={'account_name': ...}": "--storage-option account_name=...",
     "call sweep()": "run 'ckptmgr sweep'",
     "say to=": "say --to",

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from errno import EACCES, EIO, ENOENT
 from typing import Any, TypeVar
 
-from ckptmgr.storage.clouds import Retries, module
+from ckptmgr.storage.clouds import TIMEOUT_S, Retries, module
 
 _T = TypeVar("_T")
 logger = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ _STATUS = re.compile(r"status code: (\d{3})")
 _QUERY = re.compile(r"\?[\w-]+=[^\s,]*")  # may hold a signature
 _BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|The specified bucket does not exist")
 _NO_PATH = re.compile(r"object with invalid path")
+_SLOW = re.compile(rf" in {TIMEOUT_S}\.\d+s - HTTP error")
 _DAMAGE = re.compile(r"BadDigest|InvalidDigest|ChecksumMismatch|Md5Mismatch|Crc64Mismatch")
 _used_by: set[int] = set()
 
@@ -100,6 +101,10 @@ def told(error: BaseException, where: str) -> OSError:
         return PermissionError(EACCES, text, where)
     if status(error) == 404 and names_bucket(error):
         return FileNotFoundError(ENOENT, "the bucket does not exist", where)
+    if _SLOW.search(text):
+        text = (
+            f"{text}, given up after {TIMEOUT_S} s: if the link is slow, give storage_options={{'in_flight_nbytes': {8 << 20}}}"
+        )
     return OSError(EIO, text, where)
 
 

@@ -23,7 +23,7 @@ class AzureClient:
         self.fs = filesystem("az", options)
         self._bucket = place.bucket
         self._errors = module("azure.core.exceptions")
-        self.errors: tuple[type[Exception], ...] = (self._errors.AzureError,)
+        self.errors: tuple[type[Exception], ...] = (self._errors.AzureError, RuntimeError)  # the second: of adlfs, for a block
         self._match = module("azure.core").MatchConditions
 
     def read(self, path: str) -> tuple[bytes, Version] | None:

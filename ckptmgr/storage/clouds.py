@@ -8,6 +8,8 @@ import importlib
 import importlib.util
 import json
 import os
+import re
+import ssl
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -24,8 +26,13 @@ _Options = dict[str, Any]
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
 _NO_RETRIES = {"max_retries": 0, "retry_timeout": timedelta(minutes=1)}
-_TIMEOUTS = {"connect_timeout": "10s", "timeout": "300s"}  # the second bounds a whole request, a part of an upload too
+TIMEOUT_S = 300  # of a whole request, a part of an upload too
+_TIMEOUTS = {"connect_timeout": "10s", "timeout": f"{TIMEOUT_S}s"}
 _REFRESH = timedelta(minutes=10)  # a credential is asked for again; who gave it renews it when it must
+
+_CONNECTION = "AZURE_STORAGE_CONNECTION_STRING"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_ENDPOINT = re.compile(r"https?://[^\s/]\S*")
 
 # Taken by every fsspec file system, or by one of these three, for caches, instances and event loops that are not used here.
 _WITHOUT_MEANING = {
@@ -96,6 +103,15 @@ class Cloud:
     tls: Mapping[str, Any] = field(default_factory=dict)  # whom to trust
     retries: Retries = field(default_factory=Retries)
 
+    def tls_context(self) -> ssl.SSLContext:
+        """Whom to trust, for Python's own client."""
+        context = ssl.create_default_context()
+        if certificate := self.tls.get("root_certificate"):
+            context.load_verify_locations(cadata=certificate.decode())
+        if self.tls.get("allow_invalid_certificates"):
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return context
+
     def client(self, *, is_once: bool = False, has_checksums: bool = True) -> Any:
         """A new client; with ``is_once`` one that sends each request once, without ``has_checksums`` one that sends none."""
         config = {name: value for name, value in self.config.items() if has_checksums or name != "checksum_algorithm"}
@@ -112,7 +128,7 @@ def split(url: str) -> Place:
     """The parts of a URL of an object store.
 
     Raises:
-        ValueError: it names no bucket; or a path object has taken one of its slashes.
+        ValueError: it names no bucket; or a path object has taken one of its slashes; or Azure would read it as another one.
     """
     scheme, colon, rest = url.partition(":")
     if not colon or not rest.startswith("//"):
@@ -122,6 +138,8 @@ def split(url: str) -> Place:
     bucket, _, host = bucket.partition("@")
     if not bucket:
         raise ValueError(f"{url!r} names no bucket: {scheme}://bucket/path")
+    if "\\" in path and scheme not in ("s3", "s3a", "gs", "gcs"):
+        raise ValueError(f"{url!r}: Azure takes a backslash for a slash; give {url.replace(chr(92), '/')!r}")
     prefix = path.strip("/")
     return Place(scheme, bucket, f"{prefix}/" if prefix else "", host.partition(".")[0])
 
@@ -130,17 +148,29 @@ def cloud(url: str, options: Mapping[str, Any]) -> Cloud:
     """The bucket of a URL, with options as the fsspec client of its scheme takes them.
 
     Raises:
-        ValueError: from `split`, or an option that cannot be understood.
+        ValueError: from `split`, or an option that cannot be understood, or that lacks another.
         TypeError: an option that is unknown, or that only the fsspec client can honour.
     """
     place = split(url)
+    names = place.prefix.split("/")[:-1]
+    if not all(map(is_name, names)):
+        plain = "/".join([place.bucket, *filter(is_name, names)])
+        text = f"{url!r} has an empty name, '.', '..' or a control character in its path, which obstore cannot ask for"
+        raise ValueError(f"{text}: give {f'{place.scheme}://{plain}'!r}, for example, or storage_options={{'client': 'fsspec'}}")
     given = {name: value for name, value in options.items() if value is not None and name not in _WITHOUT_MEANING}
     retries = take_retries(given)
     made = replace(_MAKERS[place.scheme](place, given), retries=retries)
+    if not _ENDPOINT.fullmatch(made.endpoint):  # obstore would panic
+        raise ValueError(f"the endpoint {made.endpoint!r} is no URL: http://host:port or https://host")
     if given:
         text = f"unknown storage_options for {place.scheme}://: {', '.join(sorted(given))}"
         raise TypeError(f"{text} (with client='fsspec' the fsspec client gets them)")
     return made
+
+
+def is_name(name: str) -> bool:
+    """Whether obstore can ask for an object or folder of that name."""
+    return name not in ("", ".", "..") and not _CONTROL.search(name)
 
 
 def module(name: str) -> Any:
@@ -162,13 +192,18 @@ def _s3(place: Place, given: _Options) -> Cloud:
     config_s3 = given.pop("config_kwargs", {}).get("s3") or {}
     style = config_s3.get("addressing_style", "auto")
     environ = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    endpoint = given.pop("endpoint_url", None) or client.pop("endpoint_url", None) or environ
-    is_tls = given.pop("use_ssl", True) if endpoint is None else endpoint.startswith("https:")
+    endpoint = _first(given, client, "endpoint_url") or environ
     key = _first(given, client, "key", "username", "aws_access_key_id")
     secret = _first(given, client, "secret", "password", "aws_secret_access_key")
     token = _first(given, client, "token", "aws_session_token")
+    if bool(key) != bool(secret):
+        raise ValueError("key and secret belong together: give both, or neither")
     is_anonymous, profile = given.pop("anon", False), given.pop("profile", None)
-    session = None if is_anonymous or key else _botocore(profile)
+    is_told = bool(is_anonymous or key)
+    session = None if is_told and endpoint else _botocore(profile)
+    endpoint = endpoint or _configured_endpoint(session)
+    has_tls = given.pop("use_ssl", True)
+    is_tls = has_tls if endpoint is None else endpoint.startswith("https:")
     region = _first(given, client, "region", "region_name") or _region(session)
     tls = _trusted(client.pop("verify", None))
     if client:
@@ -188,12 +223,12 @@ def _s3(place: Place, given: _Options) -> Cloud:
     where = endpoint or f"https://s3.{region}.amazonaws.com"
     # Not in the config, where obstore would put what it finds in the environment beside them.
     keys = {"access_key_id": key, "secret_access_key": secret, "token": token, "expires_at": None}
-    provider: Callable[[], Any] = (lambda: lambda: keys) if key else lambda: _aws_provider(session)
+    provider: Callable[[], Any] = (lambda: lambda: keys) if key else lambda: _aws_provider(None if is_told else session)
     return Cloud(place, "S3Store", where, endpoint is None, _set(config), provider, tls)
 
 
 def _gcs(place: Place, given: _Options) -> Cloud:
-    endpoint = given.pop("endpoint_url", None) or os.environ.get("STORAGE_EMULATOR_HOST")
+    endpoint = given.pop("endpoint_url", None) or _emulator()
     where = (endpoint or "https://storage.googleapis.com").rstrip("/")
     token = given.pop("token", None)
     config: _Options = {"base_url": where if endpoint else None}
@@ -217,10 +252,25 @@ def _gcs(place: Place, given: _Options) -> Cloud:
     return Cloud(place, "GCSStore", where, endpoint is None, _set(config), provider)
 
 
+def _emulator() -> str | None:
+    """The server that the environment names as all clients of Google's take it: also without ``http://``."""
+    host = os.environ.get("STORAGE_EMULATOR_HOST")
+    if host in (None, "", "default"):
+        return None
+    return host if "://" in str(host) else f"http://{host}"
+
+
 def _azure(place: Place, given: _Options) -> Cloud:
-    text = given.pop("connection_string", None) or os.environ.get("AZURE_STORAGE_CONNECTION_STRING", "")
-    parts = dict(part.split("=", 1) for part in text.split(";") if "=" in part)
-    account = place.account or _setting(given, "account_name") or parts.get("AccountName")
+    text = given.pop("connection_string", None)
+    parts = dict(part.split("=", 1) for part in (text or os.environ.get(_CONNECTION, "")).split(";") if "=" in part)
+    named = _setting(given, "account_name")
+    named = place.account or named
+    account = named or parts.get("AccountName")
+    if account != parts.get("AccountName", account) and not text:  # adlfs would take it all the same, beside obstore
+        theirs = parts["AccountName"]
+        raise ValueError(
+            f"the environment's {_CONNECTION} is of the account {theirs!r}, and not of {account!r}: take it out there"
+        )
     if not account:
         raise ValueError(f"{place.scheme}:// needs storage_options={{'account_name': ...}} or a connection_string")
     key = _setting(given, "account_key") or parts.get("AccountKey")
@@ -301,6 +351,16 @@ def _botocore(profile: str | None) -> Any:
             raise MissingDependencyError("profiles of AWS are read by botocore: pip install 'ckptmgr[s3]'")
         return None
     return module("botocore.session").Session(profile=profile)
+
+
+def _configured_endpoint(session: Any) -> str | None:
+    """The server that the user's profile names, for S3 or for all services: only botocore reads that, obstore does not."""
+    if session is None or session.get_config_variable("ignore_configured_endpoint_urls"):
+        return None
+    profile = session.get_scoped_config()
+    services = session.full_config.get("services", {}).get(profile.get("services"), {})
+    found: str | None = services.get("s3", {}).get("endpoint_url") or profile.get("endpoint_url")
+    return found
 
 
 def _region(session: Any) -> str:

@@ -380,7 +380,7 @@ class FilesystemStore:
 
 
 def _head(info: Mapping[str, Any]) -> Head:
-    times = [info[name] for name in _TIMES if info.get(name) is not None]
+    times = [info[name] for name in _TIMES if info.get(name)]
     return Head(info["size"], float(int(_seconds(times[0]))) if times else 0.0)
 
 

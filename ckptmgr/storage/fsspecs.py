@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from errno import EACCES, EAGAIN, EIO
+from errno import EACCES, EAGAIN, EIO, ENOENT
 from typing import Any
 
 import fsspec
@@ -83,6 +83,8 @@ def unless_absent(told: tuple[Any, BaseException | None]) -> tuple[bytes, Versio
         return found
     if value == 404:
         return None
+    if value in (401, 403):
+        raise PermissionError(EACCES, str(error)) from error
     raise error if isinstance(error, OSError) else OSError(EIO, str(error)) from error
 
 
@@ -106,7 +108,7 @@ def answer(status: Any, error: BaseException | None, path: str, *, is_made_here:
     if status in (401, 403):
         raise PermissionError(EACCES, str(error), path) from error
     if status == 404:
-        raise FileNotFoundError(path, "the bucket does not exist") from error
+        raise FileNotFoundError(ENOENT, "the bucket does not exist", path) from error
     if 400 <= status < 500 and status not in (408, 429):
         raise OSError(EIO, str(error), path) from error
     logger.warning("it is not known whether a change was made: %s", error)

@@ -35,7 +35,10 @@ class GcsClient:
         self.fs = filesystem("gs", options)
         self._bucket = place.bucket
         retry = module("gcsfs.retry")
-        self.errors: tuple[type[Exception], ...] = (module("aiohttp").ClientError, retry.HttpError, retry.ChecksumError)
+        self.errors: tuple[type[Exception], ...] = (
+            *(module("aiohttp").ClientError, retry.HttpError, retry.ChecksumError),
+            json.JSONDecodeError,  # a login page, for example
+        )
         self._lost = (*self.errors, OSError)
 
     def read(self, path: str) -> tuple[bytes, Version] | None:

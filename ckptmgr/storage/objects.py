@@ -16,12 +16,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from errno import EFBIG, ENOENT
 from http.client import HTTPException
+from itertools import chain
 from time import time
 from typing import Any, BinaryIO, NamedTuple
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from ckptmgr.storage import weak
+from ckptmgr.storage import clouds, weak
 from ckptmgr.storage.asking import REFUSED, is_damage, is_unanswered, names_bucket, names_no_path, obstore, status, told
 from ckptmgr.storage.blockfile import open_blocks
 from ckptmgr.storage.bucket import Bucket
@@ -208,11 +209,38 @@ class ObjectStore:
         """See `Store.list`; one request for each thousand names."""
         names_of_prefix(prefix)
         where = self._prefix + prefix
-        found = self._bucket.again(prefix, lambda: obstore().list_with_delimiter(self._bucket.client(), where or None))
+
+        def ask() -> Any:
+            try:
+                return obstore().list_with_delimiter(self._bucket.client(), where or None)
+            except obstore().exceptions.BaseError as error:
+                if not names_no_path(error) or self._bucket.helper() is None:
+                    raise
+                logger.info("%r is listed by its fsspec client: %s", self.location(prefix), error)
+                return None
+
+        found = self._bucket.again(prefix, ask)
+        if found is None:
+            return self._listed_by_helper(prefix)
         # A console may have put an empty object under the folder's own name, which comes without its slash.
         names = [(meta["path"].removeprefix(where), meta) for meta in found["objects"] if meta["path"].startswith(where)]
         files = {name: _head(meta) for name, meta in sorted(names, key=lambda each: each[0]) if name and "/" not in name}
         return Listing(files, tuple(sorted(folder.removeprefix(where) for folder in found["common_prefixes"])))
+
+    def _listed_by_helper(self, prefix: str) -> Listing:
+        """What `list` gives, without what obstore cannot ask for: one object of somebody's, as ``a//b``, keeps it from all."""
+        helper, where = self._bucket.helper(), self._prefix + prefix
+        assert helper is not None
+        files: dict[str, Head] = {}
+        folders: set[str] = set()
+        with self._bucket.asking(helper, self.location(prefix)):
+            for key, file in chain.from_iterable(helper.pages(where)):
+                name, slash, _ = key.removeprefix(where).partition("/")
+                if clouds.is_name(name) and slash:
+                    folders.add(name)
+                elif clouds.is_name(name):
+                    files[name] = Head(file.nbytes, file.modified)
+        return Listing(files, tuple(sorted(folders)))
 
     def below(self, prefix: str, *, most: int) -> Mapping[str, Marked] | None:
         """See `MarkingStore.below`; one request for each thousand files (Azure: five thousand)."""
@@ -278,7 +306,8 @@ class ObjectStore:
         """See `Store.now`: the time in any answer of the server, or this machine's if none comes."""
         try:
             where = f"{self._cloud.endpoint}/{self._cloud.place.bucket}"  # at its root Amazon sends visitors elsewhere
-            with urlopen(Request(where, method="HEAD"), timeout=_CLOCK_S) as answer:
+            context = self._cloud.tls_context() if where.startswith("https:") else None
+            with urlopen(Request(where, method="HEAD"), timeout=_CLOCK_S, context=context) as answer:
                 stamp = answer.headers.get("Date")
         except HTTPError as error:  # it need not let us in to tell the time
             stamp = error.headers.get("Date")

@@ -26,14 +26,17 @@ class S3Client:
         self._once = filesystem("s3", {**options, "config_kwargs": config})
         self._bucket = place.bucket
         self._errors = module("botocore.exceptions")
-        self.errors: tuple[type[Exception], ...] = (self._errors.ClientError, self._errors.BotoCoreError)
+        broken = module("aiohttp").ClientError  # of a body that breaks off, which botocore leaves as it is
+        self.errors: tuple[type[Exception], ...] = (self._errors.ClientError, self._errors.BotoCoreError, broken)
+        self._lost = (self._errors.BotoCoreError, broken, OSError)
 
     def read(self, path: str) -> tuple[bytes, Version] | None:
         async def ask() -> tuple[bytes, Version]:
             await self.fs.set_session()
             client = await self.fs.get_s3(self._bucket)
             found = await client.get_object(Bucket=self._bucket, Key=path)
-            return await found["Body"].read(), found["ETag"]
+            async with found["Body"] as body:  # else a connection that breaks would not be closed
+                return await body.read(), found["ETag"]
 
         return unless_absent(self._told(self.fs, ask, path))
 
@@ -102,5 +105,5 @@ class S3Client:
             return error.response["ResponseMetadata"]["HTTPStatusCode"], error
         except self._errors.NoCredentialsError as error:
             raise PermissionError(EACCES, str(error), f"s3://{self._bucket}/{path}") from error
-        except (self._errors.BotoCoreError, OSError) as error:
+        except self._lost as error:
             return 0, error
