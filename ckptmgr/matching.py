@@ -155,6 +155,7 @@ class Stored:
         return spelled(self.outline.tree)
 
     @functools.cached_property
+    @garbage.later()
     def leaves(self) -> dict[Path, Any]:
         """Every leaf by its path, in order."""
         return dict(walk(self.tree))
@@ -227,7 +228,8 @@ def match(stored: Stored, wanted: Sequence[Wanted], *, free: Iterable[Path], sel
         if path is None:
             continue
         found = stored.leaves[path]
-        if type(found) is TensorNode and found.kind == want.kind and stored.specs.get(found.name) == want.what:
+        spec = stored.specs.get(found.name) if type(found) is TensorNode and found.kind == want.kind else None
+        if spec is not None and (spec is want.what or spec == want.what):
             pairs.append(Pair(want, path))  # as most are, and there may be many
             continue
         pair, is_same = _fit(stored, want, path, cast)

@@ -6,7 +6,7 @@ last, so that nothing that comes before disturbs them.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -183,7 +183,8 @@ class _Reading:
     def _leaf(self, wanted: Wanted) -> Any:
         return self.template.leaves[wanted.path]
 
-    def _batches(self) -> Iterator[list[tuple[str, Wanted | None]]]:
+    @garbage.later()
+    def _batches(self) -> list[list[tuple[str, Wanted | None]]]:
         """Names with the leaf whose memory is read into, if any. What stays in our memory for a while comes in small batches."""
         direct: list[tuple[str, Wanted | None]] = [(name, None) for name in self.found_names if name not in self.users]
         staged: list[tuple[str, Wanted | None]] = []
@@ -193,18 +194,16 @@ class _Reading:
             if into is not None and into.path in shared:
                 into = None
             (staged if into is None and name not in self.found_names else direct).append((name, into))
-        if direct:
-            yield direct
+        batches = [direct] if direct else []
         batch: list[tuple[str, Wanted | None]] = []
         size = 0
         for name, _ in staged:
             batch.append((name, None))
             size += self.stored.specs[name].nbytes
             if size >= STAGED_NBYTES:
-                yield batch
+                batches.append(batch)
                 batch, size = [], 0
-        if batch:
-            yield batch
+        return [*batches, batch] if batch else batches
 
     def _direct(self, users: Sequence[Wanted], spec: TensorSpec) -> Wanted | None:
         """The first of these leaves that has memory that can be read into."""
@@ -215,7 +214,7 @@ class _Reading:
 
     def _has_place(self, user: Wanted, spec: TensorSpec) -> bool:
         """Whether the leaf has memory that can be read into; it is then noted."""
-        place = arrays.destination(self._leaf(user)) if user.what == spec else None
+        place = arrays.destination(self._leaf(user)) if user.what is spec or user.what == spec else None
         if place is not None:
             self.places[user.path] = place
         return place is not None

@@ -21,7 +21,7 @@ import numpy as np
 from ckptmgr.box import Box
 from ckptmgr.errors import UnsupportedTensorError
 from ckptmgr.fields import MAX_INT, Fields
-from ckptmgr.spec import MAX_RANK, TensorSpec, is_possible
+from ckptmgr.spec import MAX_RANK, PACKED_BITS, TensorSpec, is_possible, numpy_dtype, tensor_spec
 from ckptmgr.step import JSON
 
 BLOCK = 256  # rows at most
@@ -292,7 +292,8 @@ def _spec(dtype: str, sizes: list[int], size: Any) -> TensorSpec:
     if shape and (min(shape) < 0 or max(shape) > MAX_INT):
         raise _out_of_range(shape, "dimensions")
     try:
-        spec = TensorSpec(dtype, shape)
+        # The object that arrays of that kind have: to find two of them equal would take more than all else in a match.
+        spec = TensorSpec(dtype, shape) if dtype in PACKED_BITS else tensor_spec(numpy_dtype(dtype), shape)
     except (UnsupportedTensorError, ValueError) as error:
         raise ValueError(f"has a tensor that is none: {error}") from error
     if not is_possible(shape, spec.numpy.itemsize):
