@@ -375,9 +375,10 @@ def _itemsize(dtype: str) -> int:
 
 def _fits(out: _Array, spec: TensorSpec) -> bool:
     """Whether a tensor's bytes can be those of the array."""
-    if out.shape != spec.shape or not (out.dtype is spec.numpy or out.dtype == spec.numpy):
+    if type(out) is not np.ndarray or out.shape != spec.shape or not (out.dtype is spec.numpy or out.dtype == spec.numpy):
         return False
-    return out.flags.c_contiguous and out.flags.writeable and type(out) is np.ndarray
+    flags = out.flags
+    return flags.c_contiguous and flags.writeable
 
 
 def _bytes(array: _Array) -> _Array:
