@@ -1,6 +1,7 @@
 """What every framework's array leaves can be asked, and the answers of those that live in host memory."""
 
 from collections.abc import Callable, Hashable, Sequence
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -131,7 +132,7 @@ class PlainNumpyAdapter(NumpyAdapter):
     def describe_all(self, leaves: Sequence[Any]) -> list[TensorSpec] | None:
         if [True for leaf in leaves if leaf.base is not None]:  # see `identity`
             return None
-        return [tensor_spec(leaf.dtype, leaf.shape) for leaf in leaves]
+        return list(map(tensor_spec, map(attrgetter("dtype"), leaves), map(attrgetter("shape"), leaves)))
 
     def frozen_all(self, leaves: Sequence[Any]) -> Sequence[Array | None]:
         return [None] * len(leaves)

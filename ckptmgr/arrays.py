@@ -7,12 +7,14 @@ anew in the same place. Frameworks are recognized by the type of a leaf and neve
 import sys
 from collections.abc import Callable, Hashable, Sequence
 from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
 from ckptmgr.adapter import Adapter, Array, BufferAdapter, NumpyAdapter, PlainNumpyAdapter, ProtocolAdapter, SpecAdapter
 from ckptmgr.box import Box
+from ckptmgr.errors import UnsupportedLeafError, UnsupportedTensorError
 from ckptmgr.frameworks import (
     CupyAdapter,
     JaxAdapter,
@@ -25,6 +27,8 @@ from ckptmgr.frameworks import (
 )
 from ckptmgr.spec import TensorSpec
 from ckptmgr.strings import to_strings
+
+_nbytes = attrgetter("nbytes")
 
 
 class _KerasAdapter(Adapter):
@@ -109,6 +113,21 @@ def describe(leaf: Any) -> TensorSpec | None:
     """
     found = adapter(leaf)
     return None if found is None else found.describe(leaf)
+
+
+def alike(leaves: Sequence[Any]) -> tuple[Adapter, list[TensorSpec]] | None:
+    """What answers for all of these leaves, and their specs: of arrays of one type that share nothing and are not empty.
+
+    The same object may be among them twice. None for all others: they are asked one by one.
+    """
+    found = adapter(leaves[0]) if leaves else None
+    if found is None or len(set(map(type, leaves))) > 1:
+        return None
+    try:
+        specs = found.describe_all(leaves)
+    except (UnsupportedLeafError, UnsupportedTensorError):
+        return None  # one by one, to tell which
+    return None if specs is None or not all(map(_nbytes, specs)) else (found, specs)
 
 
 def kind(leaf: Any) -> str:

@@ -3,8 +3,9 @@
 import functools
 import glob
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from ckptmgr.transfer import Stats
 from ckptmgr.tree import join, nest
 
 _SHOWN = 5  # of differences of one sort in a message; the error has them all
+_MAKE: Callable[..., Any] = tuple.__new__
 ABSENT: Any = object()  # in place of a value where any value may stand
 
 
@@ -134,13 +136,15 @@ class Match:
     """What fills what.
 
     ``used`` are the paths of the checkpoint that met a wanted leaf, fitting or not; ``left`` those of wanted leaves that met
-    something that does not fit. ``tied`` were not found, but share the memory of a leaf that was.
+    something that does not fit. ``tied`` were not found, but share the memory of a leaf that was; ``has_ties`` tells whether any
+    leaves share memory.
     """
 
     pairs: list[Pair]
     used: frozenset[Path]
     left: frozenset[Path]
     tied: tuple[Wanted, ...]
+    has_ties: bool
     report: RestoreReport
 
 
@@ -176,6 +180,7 @@ class Stored:
         return spelled(self.outline.tree)
 
     @functools.cached_property
+    @garbage.later()
     def leaves(self) -> dict[Path, Any]:
         """Every leaf by its path, in order."""
         return dict(walk(self.tree))
@@ -243,13 +248,15 @@ def match(stored: Stored, wanted: Sequence[Wanted], *, free: Iterable[Path], sel
     pairs: list[Pair] = []
     different: list[Mismatch] = []
     recast: list[Mismatch] = []
+    leaves, specs = stored.leaves, stored.specs
     for want in wanted:
         path = places.get(want.path)
         if path is None:
             continue
-        found = stored.leaves[path]
-        if type(found) is TensorNode and found.kind == want.kind and stored.specs.get(found.name) == want.what:
-            pairs.append(Pair(want, path))  # as most are, and there may be many
+        found = leaves[path]
+        spec = specs.get(found.name) if type(found) is TensorNode and found.kind == want.kind else None
+        if spec is not None and (spec is want.what or spec == want.what):
+            pairs.append(_MAKE(Pair, (want, path, ABSENT)))  # as most are, and there may be many
             continue
         pair, is_same = _fit(stored, want, path, cast)
         if pair is not None:
@@ -259,7 +266,7 @@ def match(stored: Stored, wanted: Sequence[Wanted], *, free: Iterable[Path], sel
             difference = Mismatch(join(want.path), shown_spec(want.what, want.kind), shown_spec(text, getattr(found, "kind", "")))
             (different if pair is None else recast).append(difference)
     pairs, untied = _untied(stored, pairs)
-    ties = {pair.wanted.tie for pair in pairs if pair.wanted.tie >= 0}
+    ties = set(_ties(pairs))
     absent = [want for want in wanted if want.path not in places]
     missing = [join(want.path) for want in absent if want.tie not in ties]
     tied = tuple(want for want in absent if want.tie in ties)
@@ -271,9 +278,10 @@ def match(stored: Stored, wanted: Sequence[Wanted], *, free: Iterable[Path], sel
         mismatched=(*different, *untied),
         recast=tuple(recast),
         near=_near(missing, unexpected, wanted, stored),
-        filled=tuple(join(want.path) for want in (*(pair.wanted for pair in pairs), *tied)),
+        filled=tuple(map(join, [want.path for want in chain([pair.wanted for pair in pairs], tied)])),
     )
-    return Match(pairs, used, frozenset(places) - {pair.wanted.path for pair in pairs}, tied, report)
+    left = frozenset(places) - {pair.wanted.path for pair in pairs} if len(pairs) < len(places) else frozenset()
+    return Match(pairs, used, left, tied, bool(tied) or len(ties) < len(_ties(pairs)), report)
 
 
 def shown_spec(what: Any, kind: str = "") -> str:
@@ -335,9 +343,13 @@ def _fit(stored: Stored, want: Wanted, path: Path, cast: Cast) -> tuple[Pair | N
     return (None, False) if value is REFUSED else (pair._replace(value=value), type(value) is type(leaf))
 
 
+def _ties(pairs: Iterable[Pair]) -> list[int]:
+    return [pair.wanted.tie for pair in pairs if pair.wanted.tie >= 0]
+
+
 def _untied(stored: Stored, pairs: list[Pair]) -> tuple[list[Pair], list[Mismatch]]:
     """Without pairs whose leaf would be filled a second time, with another tensor: the later one stays."""
-    ties = [pair.wanted.tie for pair in pairs if pair.wanted.tie >= 0]
+    ties = _ties(pairs)
     if len(set(ties)) == len(ties):
         return pairs, []
     last: dict[int, tuple[int, str]] = {}

@@ -6,7 +6,7 @@ last, so that nothing that comes before disturbs them.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -117,17 +117,19 @@ class _Reading:
         self.arrays: dict[str, np.ndarray[Any, Any]] = {}  # those of `found_names`
         self.made: tuple[dict[str, Any], dict[str, Any]] = {}, {}  # what those became; in the states of objects
         self.ties: dict[int, tuple[Any, Any]] = {}  # the first leaf of tied ones, and what it became
+        self.has_ties = False
         self.tied: tuple[Wanted, ...] = ()
         self.generators: list[tuple[Any, Any]] = []  # with their new states
 
     @garbage.later()
     def plan(self, matched: Match, select: Selection) -> None:
         """Takes over everything that needs no reading, and notes what does."""
-        self.tied = matched.tied
+        self.tied, self.has_ties = matched.tied, matched.has_ties
+        leaves, tensor = self.stored.leaves, self.stored.tensor
         for wanted, path, value in matched.pairs:
-            found = self.stored.leaves[path]
-            if isinstance(found, TensorNode):
-                self.users.setdefault(self.stored.tensor(found), []).append(wanted)
+            found = leaves[path]
+            if type(found) is TensorNode:
+                self.users.setdefault(tensor(found), []).append(wanted)
             elif isinstance(found, RngState):
                 self.values[wanted.path] = self.template.leaves[wanted.path]
                 self.generators.append((self.values[wanted.path], found))
@@ -142,13 +144,16 @@ class _Reading:
 
     def run(self) -> Stats:
         """Reads all there is to read. Leaves get their values; generators not yet."""
-        total = sum(self.stored.specs[name].nbytes for name in {**self.users, **self.found_names})
+        total = sum(spec.nbytes for spec in map(self.stored.specs.__getitem__, {**self.users, **self.found_names}))
         stats = Stats(0, 0.0, {})
         for batch in self._batches():
             arrays_read, more = self._read(batch, self._shifted(stats.nbytes, total))
             stats = _sum(stats, more)
             for (name, direct), array in zip(batch, arrays_read, strict=True):
-                self._give(name, array, direct)
+                if direct is None or self.has_ties or len(self.users[name]) > 1 or name in self.found_names:
+                    self._give(name, array, direct)
+                else:  # as most are
+                    self.values[direct.path] = self.template.leaves[direct.path]
         for user in self.tied:
             first, value = self.ties[user.tie]
             self.values[user.path] = self._leaf(user) if value is first else value
@@ -183,28 +188,28 @@ class _Reading:
     def _leaf(self, wanted: Wanted) -> Any:
         return self.template.leaves[wanted.path]
 
-    def _batches(self) -> Iterator[list[tuple[str, Wanted | None]]]:
+    @garbage.later()
+    def _batches(self) -> list[list[tuple[str, Wanted | None]]]:
         """Names with the leaf whose memory is read into, if any. What stays in our memory for a while comes in small batches."""
         direct: list[tuple[str, Wanted | None]] = [(name, None) for name in self.found_names if name not in self.users]
         staged: list[tuple[str, Wanted | None]] = []
-        first = {name: self._direct(users, self.stored.specs[name]) for name, users in self.users.items()}
+        specs = self.stored.specs
+        first = {name: self._direct(users, specs[name]) for name, users in self.users.items()}
         shared = _sharing(self.places)
         for name, into in first.items():
             if into is not None and into.path in shared:
                 into = None
             (staged if into is None and name not in self.found_names else direct).append((name, into))
-        if direct:
-            yield direct
+        batches = [direct] if direct else []
         batch: list[tuple[str, Wanted | None]] = []
         size = 0
         for name, _ in staged:
             batch.append((name, None))
             size += self.stored.specs[name].nbytes
             if size >= STAGED_NBYTES:
-                yield batch
+                batches.append(batch)
                 batch, size = [], 0
-        if batch:
-            yield batch
+        return [*batches, batch] if batch else batches
 
     def _direct(self, users: Sequence[Wanted], spec: TensorSpec) -> Wanted | None:
         """The first of these leaves that has memory that can be read into."""
@@ -215,7 +220,7 @@ class _Reading:
 
     def _has_place(self, user: Wanted, spec: TensorSpec) -> bool:
         """Whether the leaf has memory that can be read into; it is then noted."""
-        place = arrays.destination(self._leaf(user)) if user.what == spec else None
+        place = arrays.destination(self.template.leaves[user.path]) if user.what is spec or user.what == spec else None
         if place is not None:
             self.places[user.path] = place
         return place is not None
@@ -225,8 +230,6 @@ class _Reading:
         is_ours = direct is None
         if direct is not None:
             self._set(direct, self._leaf(direct))
-            if len(self.users[name]) == 1 and name not in self.found_names:
-                return  # as most are
         if name in self.found_names:
             self.arrays[name] = array if is_ours else _copy(array)
             is_ours = False

@@ -9,6 +9,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
+import numpy as np
+
 from ckptmgr import garbage, transfer, tree, treefile
 from ckptmgr.backend import Backend
 from ckptmgr.checksum import crc32c
@@ -24,7 +26,7 @@ from ckptmgr.storage import Folder, StagingStore, staging
 from ckptmgr.timing import Timing
 from ckptmgr.transfer import Progress, Stats, WrittenFile
 from ckptmgr.tree import Flat
-from ckptmgr.treefile import Table
+from ckptmgr.treefile import Table, column
 
 _nbytes = attrgetter("nbytes")
 
@@ -217,30 +219,30 @@ def write_step(
 @garbage.later()
 def _rows(plan: Plan, digests: Mapping[str, Digests]) -> Table:
     files = [file.name for file in plan.layout.files]
-    indexes: list[int] = []
+    ends: list[int] = []  # of each file's rows
     parts: list[Part] = []
     offsets: list[int | None] = []
     checksums: list[int | None] = []
-    for number, file in enumerate(plan.layout.files):
+    for file in plan.layout.files:
         is_part = [isinstance(piece, Part) for piece in file.pieces]
         parts += cast(Iterable[Part], compress(file.pieces, is_part))
         offsets += compress(file.offsets, is_part)
         checksums += compress(digests[file.name]["crc32c"], is_part)
-        indexes += repeat(number, len(parts) - len(indexes))
+        ends.append(len(parts))
     # String tensors have no raw bytes: the format's own reader decodes them, and the last file is the one it opens.
     for name in plan.flat.strings:
         parts.append(Part(name, plan.flat.specs[name]))
         offsets.append(None)
         checksums.append(None)
-        indexes.append(len(files) - 1)
+        ends[-1] += 1
     boxes = [part[2] for part in parts]
     return Table(
         [part[0] for part in parts],
         [part[1] for part in parts],
         files,
-        indexes,
-        offsets,
-        checksums,
+        np.repeat(np.arange(len(files), dtype=np.int64), np.diff(ends, prepend=0)),
+        column(offsets),
+        column(checksums),
         boxes if any(boxes) else None,
     )
 

@@ -152,7 +152,7 @@ class _Decoder:
         self.leaf = leaf
         self.namedtuple = namedtuple
         self.depth = depth
-        self.names: dict[str, None] = {}  # in order
+        self.names: dict[str, Any] = {}  # in order; only the keys tell
 
     def value(self, node: JSON, path: Path) -> Any:
         kind = type(node)
@@ -192,9 +192,10 @@ class _Decoder:
         start = _start(path)
         if not isinstance(keys, list) or set(map(type, keys)) - {str} or len(start) > _MOST_ABOVE:
             raise _damaged(path, f"has a bad $arrays: no list of keys, or not at most {_MOST_ABOVE} characters below the top")
-        made = Arrays(zip(keys, [start + key for key in keys] if start else keys, strict=True))
+        names = [start + key for key in keys] if start else keys
+        made = Arrays(zip(keys, names, strict=True))
         before = len(self.names)
-        self.names |= dict.fromkeys(made.values())
+        self.names |= dict.fromkeys(names) if start else made
         if len(made) < len(keys) or len(self.names) < before + len(keys):
             raise _damaged(path, "has a bad $arrays: it names a tensor a second time")
         return made

@@ -7,7 +7,6 @@ from ckptmgr.manifest import FileEntry
 from ckptmgr.storage import Folder, is_local
 
 _MAPPED_NBYTES = 512 << 10
-_PAGE_NBYTES = 2 << 20  # of a large page
 
 
 def read_checked(folder: Folder, entry: FileEntry) -> bytes | memoryview:
@@ -42,6 +41,6 @@ def read_checked(folder: Folder, entry: FileEntry) -> bytes | memoryview:
 def _fetched(folder: Folder, entry: FileEntry) -> bytes | memoryview:
     if entry.nbytes < _MAPPED_NBYTES:
         return folder.read_range(entry.name, 0, entry.nbytes)
-    data = memoryview(transfer.pages(-(-entry.nbytes // _PAGE_NBYTES) * _PAGE_NBYTES))[: entry.nbytes]
+    data = memoryview(transfer.pages(entry.nbytes))[: entry.nbytes]
     folder.read_into(entry.name, 0, [data])
     return data

@@ -50,7 +50,7 @@ class TensorSpec:
     numpy: np.dtype = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if any(size < 0 for size in self.shape):
+        if self.shape and min(self.shape) < 0:
             raise ValueError(f"a dimension of {self.shape} is negative")
         bits = math.prod(self.shape) * _bits(self.dtype)
         if bits % 8:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 from ckptmgr import arrays, containers, garbage, rng, skeleton
@@ -11,6 +12,8 @@ from ckptmgr.matching import ABSENT, Match, Stored, Wanted
 from ckptmgr.renaming import Selection, children
 from ckptmgr.skeleton import MAX_DEPTH, Path
 from ckptmgr.tree import is_stateful, join, state_of, unsupported
+
+_MAKE: Callable[..., Wanted] = tuple.__new__
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class Template:
         return [*self.anything, *(path for path, part in self.parts.items() if part.is_open)]
 
 
+@garbage.later()
 def survey(into: Any, *, is_foreign: bool = False) -> Template:
     """The template taken apart. Asks objects in it for their state; changes nothing.
 
@@ -90,7 +94,7 @@ class _Survey:
         if len(path) >= MAX_DEPTH:
             raise unsupported(path, f"is nested deeper than {MAX_DEPTH} levels (does the state contain itself?)")
         try:
-            inner = containers.items(value)
+            inner = containers.columns(value)
             state = rng.capture(value) if inner is None else None
         except UnsupportedLeafError as error:
             raise unsupported(path, error) from error
@@ -98,8 +102,27 @@ class _Survey:
             self.want(value, Wanted(path, state))
         elif inner is None:
             raise unsupported(path, f"is a {type(value).__qualname__}, which cannot be restored")
-        for key, item in inner or ():
-            self.value(item, (*path, key), is_inside=is_inside)
+        elif not self.arrays(*inner, path):
+            for key, item in zip(*inner, strict=True):
+                self.value(item, (*path, key), is_inside=is_inside)
+
+    def arrays(self, keys: list[str | int], leaves: list[Any], path: Path) -> bool:
+        """Whether these are all `arrays.alike`, each once: then they are wanted, in less time than one by one."""
+        alike = arrays.alike(leaves)
+        if alike is None:
+            return False
+        adapter, specs = alike
+        first = len(self.template.wanted)
+        fresh: dict[Any, int] = dict(zip(map(id, leaves), range(first, first + len(leaves)), strict=True))
+        if len(fresh) < len(leaves) or not self.ties.keys().isdisjoint(fresh):
+            return False
+        self.ties |= fresh
+        paths = [(*path, key) for key in keys]
+        # By `tuple`, because a call of a NamedTuple's own `__new__` takes three times as long.
+        fields = zip(paths, specs, repeat(adapter.kind(leaves[0])), fresh.values())
+        self.template.wanted.extend(map(_MAKE, repeat(Wanted), fields))
+        self.template.leaves.update(zip(paths, leaves, strict=True))
+        return True
 
     def want(self, value: Any, wanted: Wanted) -> None:
         self.template.wanted.append(wanted)

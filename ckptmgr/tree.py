@@ -7,7 +7,6 @@ A tensor's name is its path joined by ``/``. Only where that would give two tens
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from ckptmgr.step import JSON
 from ckptmgr.strings import from_strings, string_tag, string_values
 
 ROOT = "tensor"  # the name of a state that is one tensor
-_nbytes = attrgetter("nbytes")
 
 
 _HINT = "store its arrays, numbers or text, or give it state_dict() and load_state_dict()"
@@ -299,15 +297,10 @@ class _Flattening:
 
     def arrays(self, value: Any, keys: list[str | int], leaves: list[Any], path: Path) -> JSON | None:
         """The node of a container of nothing but arrays of one type that share nothing, all at once; None if it is any other."""
-        adapter = arrays.adapter(leaves[0]) if leaves else None
-        if adapter is None or len(set(map(type, leaves))) > 1:
+        alike = arrays.alike(leaves)
+        if alike is None:
             return None
-        try:
-            specs = adapter.describe_all(leaves)
-        except (UnsupportedLeafError, UnsupportedTensorError):
-            return None  # one by one, to tell which
-        if specs is None or not all(map(_nbytes, specs)):
-            return None
+        adapter, specs = alike
         indexes = range(len(self.paths), len(self.paths) + len(leaves))
         fresh: dict[Hashable, int] = dict(zip(map(id, leaves), indexes, strict=True))
         if len(fresh) < len(leaves) or not self.seen.keys().isdisjoint(fresh):

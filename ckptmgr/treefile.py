@@ -8,7 +8,7 @@ import functools
 import io
 import json
 import mmap
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -20,9 +20,9 @@ from ckptmgr.errors import CorruptCheckpointError, FormatVersionError, shown
 from ckptmgr.fields import Fields
 from ckptmgr.manifest import FORMAT_VERSION, TREE, check_version
 from ckptmgr.step import JSON
-from ckptmgr.table import Row, Table, check_type
+from ckptmgr.table import Row, Table, check_type, column
 
-__all__ = ["Row", "Table", "TreeFile", "TreeText", "encode"]
+__all__ = ["Row", "Table", "TreeFile", "TreeText", "column", "encode"]
 
 T = TypeVar("T", "TreeFile", "TreeFile | None")
 
@@ -48,7 +48,7 @@ class TreeFile:
     def files(self) -> list[str]:
         """The files that hold tensors, in the order of the rows."""
         table = Table.of(self.rows)
-        return [table.files[index] for index in dict.fromkeys(table.indexes)]
+        return [table.files[index] for index in dict.fromkeys(table.indexes.tolist())]
 
     def encode(self) -> bytes:
         """The file's bytes; see `encode`."""
@@ -85,7 +85,7 @@ class TreeFile:
         fields = Fields(value, "the tree")
         check_version(fields)
         rows = Table.parse(fields.array("tensors"), fields.array("kinds"))
-        aliases, names = fields.object("aliases"), rows.numbers
+        aliases, names = fields.object("aliases"), rows.spec_of
         for alias, name in aliases.items():
             if alias in names or type(name) is not str or name not in names:
                 raise ValueError(f"has the alias {alias!r} of {name!r}, which is no tensor of it")
@@ -195,13 +195,14 @@ def encode(
     return stream.getvalue()
 
 
-def _lines(values: Sequence[JSON]) -> Iterator[bytes]:
+def _lines(values: Iterable[JSON]) -> Iterator[bytes]:
     """JSON of an array, with a line for each value."""
-    start = b"[\n"
+    yield b"["
+    start = b"\n"
     for value in values:
         yield start + _json(value).encode()
         start = b",\n"
-    yield b"\n]" if values else b"[\n\n]"
+    yield b"\n]" if start == b",\n" else b"\n\n]"
 
 
 _json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode

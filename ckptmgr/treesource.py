@@ -16,7 +16,7 @@ from ckptmgr.source import Places, TensorSource
 from ckptmgr.spec import TensorSpec
 from ckptmgr.step import JSON
 from ckptmgr.storage import Folder
-from ckptmgr.table import Table
+from ckptmgr.table import Table, plain
 from ckptmgr.transfer import Want
 from ckptmgr.treefile import TreeFile, TreeText
 
@@ -54,7 +54,7 @@ class TreeSource:
     @functools.cached_property
     def specs(self) -> Mapping[str, TensorSpec]:
         """See `TensorSource`."""
-        return dict(zip(self.rows.names, self.rows.specs, strict=True))
+        return self.rows.spec_of
 
     @property
     def aliases(self) -> Mapping[str, str]:
@@ -70,7 +70,7 @@ class TreeSource:
         """A source that has at least that tensor, if there is one: of a few no more than their own rows are decoded."""
         tree = self._text.only(name) if isinstance(self._text, TreeText) else None
         # The format's reader, which strings need, is this source's to close.
-        if tree is None or None in Table.of(tree.rows).offsets:
+        if tree is None or -1 in Table.of(tree.rows).offsets:
             return self
         return TreeSource(self._folder, tree, self._open_format)
 
@@ -80,8 +80,9 @@ class TreeSource:
         if rows.boxes is None:  # a short way, because there may be many
             number = rows.numbers[name]
             assert isinstance(number, int)
-            file, offset = rows.files[rows.indexes[number]], rows.offsets[number]
-            return [] if offset is None else [Extent(self._folder, file, offset, None, rows.checksums[number])]
+            offset, crc32c = int(rows.offsets[number]), int(rows.checksums[number])
+            file = rows.files[rows.indexes[number]]
+            return [] if offset == -1 else [Extent(self._folder, file, offset, None, None if crc32c == -1 else crc32c)]
         return [
             Extent(self._folder, file, offset, box, crc32c)
             for _, _, file, offset, crc32c, box in rows.rows_of(name)
@@ -90,8 +91,8 @@ class TreeSource:
 
     def extents_of(self, names: Sequence[str]) -> Places:
         """See `Bulk`."""
-        rows, checksums = self.rows, self.rows.checksums
-        indexes, offsets = np.array(rows.indexes, np.int64), rows.places
+        rows = self.rows
+        indexes, offsets, checksums = rows.indexes, rows.offsets, rows.checksums
         if rows.boxes is not None:
             # In slices, or contradictory: `extents` has all of it.
             named = enumerate(zip(rows.names, rows.boxes, strict=True))
@@ -99,8 +100,8 @@ class TreeSource:
             offsets = np.where(is_whole, offsets, -1)
         if names != rows.names:
             found = [number if isinstance(number, int) else number[0] for number in map(rows.numbers.__getitem__, names)]
-            indexes, offsets, checksums = indexes[found], offsets[found], [checksums[number] for number in found]
-        return Places(self._folder, rows.files, indexes, offsets, checksums, self._totals)
+            indexes, offsets, checksums = indexes[found], offsets[found], checksums[found]
+        return Places(self._folder, rows.files, indexes, offsets, plain(checksums), self._totals)
 
     def read(self, name: str, box: Box | None = None, out: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
         """The tensor, or a slice of it, verified where it is read whole."""

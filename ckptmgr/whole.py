@@ -28,7 +28,10 @@ def load(
             names = list(dict.fromkeys(map(stored.tensor, map(TensorNode, names))))
     arrays, stats = transfer.read_new(source, names, verify=verify, progress=progress, memory=memory)
     with garbage.later():
-        state = _Building(dict(zip(names, arrays, strict=True)), stored).value(tree)
+        if type(tree) is Arrays and not stored.aliases:  # then the names of all tensors are those in the tree, in its order
+            state: Any = dict(zip(tree, arrays, strict=True))
+        else:
+            state = _Building(dict(zip(names, arrays, strict=True)), stored).value(tree)
         filled = tuple(_names(tree, "") if type(tree) in _CONTAINERS else [ROOT])
     return state, RestoreReport(filled=filled, stats=stats)
 

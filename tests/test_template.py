@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import states
 
+from ckptmgr.adapter import PlainNumpyAdapter
 from ckptmgr.errors import StateMismatchError
+from ckptmgr.template import survey
 
 Point = collections.namedtuple("Point", "x y")
 
@@ -109,3 +111,24 @@ def test_large_state_of_an_object_takes_time_in_proportion() -> None:
     states.restored(saved, part)
 
     assert all(value[0] == 1 for value in part.state["m"].values())
+
+
+def test_groups_of_arrays_are_surveyed_at_once_and_their_ties_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared, own = np.ones(2), np.ones(3)
+    into = {"a": {"x": shared, "y": own}, "b": {"x": np.ones(2), "y": np.ones(4)}, "c": [shared, np.ones(1)]}
+    asked: list[Any] = []
+    one_by_one = PlainNumpyAdapter.describe
+    monkeypatch.setattr(PlainNumpyAdapter, "describe", lambda self, leaf: asked.append(leaf) or one_by_one(self, leaf))
+
+    template = survey(into)
+
+    assert len(asked) == 2  # those of "c", one of which is known from "a"
+    assert [(want.path, want.what.shape, want.tie) for want in template.wanted] == [
+        (("a", "x"), (2,), 0),
+        (("a", "y"), (3,), 1),
+        (("b", "x"), (2,), 2),
+        (("b", "y"), (4,), 3),
+        (("c", 0), (2,), 0),
+        (("c", 1), (1,), 5),
+    ]
+    assert template.leaves[("c", 0)] is template.leaves[("a", "x")] is shared

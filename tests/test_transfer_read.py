@@ -145,6 +145,17 @@ def test_new_memory_is_not_shared_with_forked_children() -> None:
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
+@pytest.mark.parametrize("nbytes", [1, 1 << 20, (2 << 20) + 1, (20 << 20) + 1, 64 << 20])
+def test_new_memory_has_the_size_that_was_asked_for(nbytes: int) -> None:
+    memory = slabs.raw(nbytes)
+
+    memory[[0, -1]] = 1
+
+    assert memory.nbytes == nbytes
+    assert memory.ctypes.data % slabs.ALIGN == 0
+    assert memory.flags.writeable
+
+
 def test_neighbours_are_read_by_one_request_through_small_gaps() -> None:
     store = RamStore(1 << 20)
     tensors = {f"t{index}": np.full(10, index, np.int8) for index in range(4)}

@@ -1,5 +1,6 @@
 """`tree.json`: every row comes back, and nothing that is not a tree is ever taken for one."""
 
+import itertools
 import json
 import math
 import random
@@ -96,6 +97,18 @@ def test_equal_specs_are_one_object() -> None:
     first, second = TreeFile.decode(TreeFile({}, rows).encode(), where="x").rows
 
     assert first.spec is second.spec
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_tensors_that_share_bytes_are_found_in_any_order_of_rows(order: tuple[int, ...]) -> None:
+    spec = TensorSpec("int8", (8,))
+    places = [("f", 0), ("f", 8), ("g", 0), ("g", 8)]
+    apart = [Row(str(number), spec, *places[number], 0) for number in order]
+    shared = [row._replace(offset=1) if row.name == "1" else row for row in apart]
+
+    TreeFile({}, apart).check(["f", "g"], where="x")
+    with pytest.raises(CorruptCheckpointError, match="'x' gives the tensor '1' bytes that it cannot have"):
+        TreeFile({}, shared).check(["f", "g"], where="x")
 
 
 def test_fields_of_a_later_version_are_ignored() -> None:

@@ -104,7 +104,7 @@ def _bulk(source: TensorSource, names: Sequence[str], memory: Memory, outs: Sequ
     if not (names and isinstance(source, HasPlaces)) or (memory == "own" and outs is None):
         return None
     try:
-        specs = [source.specs[name] for name in names]
+        specs = list(map(source.specs.__getitem__, names))
         return Bulk(names, specs, source.extents_of(names), outs, is_mapped=memory == "mapped", is_apart=memory == "own")
     except OverflowError:  # a size that no file has, which is told tensor by tensor
         return None
@@ -312,7 +312,7 @@ class _Scratch:
             return [first.target], [first.target]  # as most are of large tensors
         needed = sum(slabs.aligned(span.nbytes) for span in window.spans if span.target is None)
         if needed > self._staged.nbytes:
-            self._staged = slabs.raw(needed)
+            self._staged = slabs.scratch(needed)
         buffers: list[_Array] = []
         parts: list[_Array] = []
         at, used = window.spans[0].offset, 0

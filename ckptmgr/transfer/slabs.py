@@ -12,6 +12,7 @@ import numpy as np
 SLAB_NBYTES = 64 << 20  # arrays larger than this have a slab of their own
 ALIGN = 64  # a cache line; on some machines the kernel copies several times slower to what is not so aligned
 _MAPPED_NBYTES = 1 << 20  # below this, malloc's memory is as good as a map of our own
+_LARGE_NBYTES = 2 << 20  # of a large page
 
 Kind: TypeAlias = tuple[tuple[int, ...], np.dtype[Any], int]  # shape, dtype, nbytes
 
@@ -60,19 +61,38 @@ def raw(nbytes: int) -> np.ndarray[Any, Any]:
         memory = np.empty(nbytes + ALIGN, np.uint8)
         start = -memory.ctypes.data % ALIGN
         return memory[start : start + nbytes]
-    return np.frombuffer(pages(nbytes), np.uint8)
+    made = pages(nbytes)
+    if (len(made) - nbytes) * 8 > nbytes and hasattr(mmap, "MADV_NOHUGEPAGE"):
+        made.madvise(mmap.MADV_NOHUGEPAGE, len(made) - _LARGE_NBYTES)  # the last one would take much that nobody wants
+    return np.frombuffer(made, np.uint8, nbytes)
+
+
+def scratch(nbytes: int) -> np.ndarray[Any, Any]:
+    """At least so many new bytes for a short while, aligned. Raises MemoryError."""
+    return raw(nbytes if nbytes < _LARGE_NBYTES // 4 else _in_large(nbytes))
 
 
 def pages(nbytes: int) -> mmap.mmap:
-    """So many new bytes, in pages of their own: large ones, where the system has such. Raises MemoryError."""
+    """At least so many new bytes, in large pages of their own where the system has such.
+
+    Raises:
+        MemoryError: there are not so many.
+    """
+    # Of a map that is no multiple of them, both ends would be of hundreds of small pages.
+    length = _in_large(nbytes)
     # Private: the default would be shared with forked children, who would write into our arrays.
     try:
-        made = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        made = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
         raise MemoryError(f"cannot have {nbytes} bytes of memory") from error
     if hasattr(mmap, "MADV_HUGEPAGE"):
         made.madvise(mmap.MADV_HUGEPAGE)
     return made
+
+
+def _in_large(nbytes: int) -> int:
+    """Bytes of the large pages that hold so many."""
+    return -(-nbytes // _LARGE_NBYTES) * _LARGE_NBYTES
 
 
 def _carved(kinds: list[Kind], nbytes: int) -> list[np.ndarray[Any, Any]]:
