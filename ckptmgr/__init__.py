@@ -37,11 +37,11 @@ from ckptmgr.files import load, open_checkpoint, save
 from ckptmgr.finding import Skipped
 from ckptmgr.group import Group, Solo
 from ckptmgr.manager import CheckpointManager, VerifyReport
-from ckptmgr.matching import Mismatch, RestoreReport
 from ckptmgr.migratereport import Migrated, MigrateReport, NotMigrated
 from ckptmgr.migrating import migrate
 from ckptmgr.naming import StepNaming
 from ckptmgr.pending import PendingSave
+from ckptmgr.restorereport import Mismatch, RestoreReport
 from ckptmgr.retention import (
     KeepAll,
     KeepBest,

@@ -17,8 +17,8 @@ from ckptmgr.box import Box
 from ckptmgr.errors import CorruptCheckpointError, StepNotFoundError, UnsupportedTensorError, shown
 from ckptmgr.layout import Extent, Part
 from ckptmgr.manifest import ASSET, TREE, FileEntry, Manifest, folder_name
-from ckptmgr.matching import RestoreReport
 from ckptmgr.renaming import Renaming, near_names, rules_of
+from ckptmgr.restorereport import RestoreReport
 from ckptmgr.smallfile import read_checked
 from ckptmgr.source import Replaceable, TensorSource, unreadable_of
 from ckptmgr.spec import TensorSpec

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ckptmgr.errors import UnsupportedTensorError, shown
-from ckptmgr.matching import RestoreReport
 from ckptmgr.renaming import Rule, Selection, renamed
+from ckptmgr.restorereport import RestoreReport
 from ckptmgr.source import TensorSource
 
 _TOLD = 3  # with what they are

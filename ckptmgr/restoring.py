@@ -13,8 +13,9 @@ import numpy as np
 
 from ckptmgr import arrays, garbage, rng, transfer, whole
 from ckptmgr.casting import Cast, cast_array, to_scalar
-from ckptmgr.matching import ABSENT, Match, RestoreReport, Stored, Wanted, match
+from ckptmgr.matching import ABSENT, Match, Stored, Wanted, match
 from ckptmgr.renaming import Renaming, Selection, rules_of
+from ckptmgr.restorereport import RestoreReport
 from ckptmgr.rng import RngState
 from ckptmgr.skeleton import Path, TensorNode
 from ckptmgr.source import TensorSource

@@ -16,9 +16,10 @@ from ckptmgr import transfer, tree
 from ckptmgr.backend import Backend, Templated
 from ckptmgr.errors import StateMismatchError, shown
 from ckptmgr.layout import Contents, Extent, Part, Path
-from ckptmgr.matching import Mismatch, RestoreReport, Stored, Wanted, match, shown_spec
+from ckptmgr.matching import Stored, Wanted, match, shown_spec
 from ckptmgr.memory import MemorySource
 from ckptmgr.renaming import Selection, walk
+from ckptmgr.restorereport import Mismatch, RestoreReport
 from ckptmgr.saving import ALIGN
 from ckptmgr.skeleton import TensorNode, decode
 from ckptmgr.source import TensorSource

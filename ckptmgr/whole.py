@@ -8,7 +8,8 @@ from itertools import chain
 from typing import Any
 
 from ckptmgr import garbage, rng, transfer
-from ckptmgr.matching import RestoreReport, Stored
+from ckptmgr.matching import Stored
+from ckptmgr.restorereport import RestoreReport
 from ckptmgr.rng import RngState
 from ckptmgr.skeleton import Arrays, Fields, TensorNode
 from ckptmgr.source import TensorSource

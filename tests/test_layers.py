@@ -22,6 +22,7 @@ FLOORS = [
     {"arrays"},
     {"tree", "memory"},
     {"group", "backend", "transfer", "renaming", "ledger"},
+    {"restorereport"},
     {"commit", "diffreport", "matching", "smallfile"},
     {"partial", "saving", "sweep", "template", "whole"},
     {"restoring", "treesource", "planner", "streaming", "structure", "views", "convertreport", "migratereport", "transforms"},

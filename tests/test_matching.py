@@ -9,7 +9,7 @@ import states
 
 from ckptmgr import restoring
 from ckptmgr.errors import StateMismatchError
-from ckptmgr.matching import Mismatch
+from ckptmgr.restorereport import Mismatch
 
 
 def test_every_difference_is_told_at_once_before_anything_is_changed() -> None:
