@@ -10,6 +10,7 @@ import os
 import queue
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError
@@ -24,6 +25,10 @@ _PATIENCE_S = 0.1  # until it is looked again: a ring may be lost to an interrup
 
 class Cancelled(CancelledError):
     """The end of a save that was never begun, told apart from whatever a store may raise."""
+
+
+class _Asker:
+    """Somebody who waits. It lives for as long as the call does, whatever interrupt ends that."""
 
 
 class PendingSave:
@@ -43,7 +48,7 @@ class PendingSave:
         self._end: StepInfo | BaseException | None = None
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._callbacks: deque[Callable[[PendingSave], object]] = deque()
-        self._askers: list[threading.Thread] = []  # who waits for the result, and is told it
+        self._askers: list[weakref.ref[_Asker]] = []  # who waits for the result, and is told it
 
     @property
     def nbytes(self) -> int:
@@ -140,16 +145,19 @@ class PendingSave:
     @property
     def is_asked_for(self) -> bool:
         """Whether somebody waits for the result now, who will be told how it ended."""
-        return bool(self._askers)
+        return any(entry() is not None for entry in self._askers)
 
     def _ended(self, timeout: float | None) -> StepInfo | BaseException:
-        asker = threading.current_thread()
-        self._askers.append(asker)
+        asker = _Asker()
+        entry = weakref.ref(asker)
         try:
+            self._askers.append(entry)
             end = self.wait(timeout)
             self._tell(self)
         finally:
-            self._askers.remove(asker)
+            del asker
+            with contextlib.suppress(ValueError):
+                self._askers.remove(entry)
         return end
 
     def _call_back(self) -> None:

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from holding import PATIENCE_S, HeldManager
+from interrupts import interrupted_at
 
-from ckptmgr import BackgroundSaver, CheckpointManager, KeepLast, PendingSave, UnsupportedLeafError
+from ckptmgr import BackgroundSaver, CheckpointManager, KeepLast, PendingSave, UnsupportedLeafError, background
 from ckptmgr.pending import Cancelled
 from ckptmgr.saving import Prepared
 
@@ -32,6 +33,13 @@ def failing(tmp_path: Path) -> Iterator[HeldManager]:
     manager.go.set()
     yield manager
     manager.go.set()
+
+
+def failed(saver: BackgroundSaver) -> PendingSave:
+    """A save that has failed, which nobody was told."""
+    pending = saver.save(2, STATE)
+    pending.wait()
+    return pending
 
 
 def steps(manager: CheckpointManager) -> list[int]:
@@ -81,6 +89,31 @@ def test_what_another_thread_waits_for_is_told_there_and_nowhere_else(
 
     assert others == [None]
     assert steps(failing) == ([3] if way == "save" else [1])
+
+
+def test_an_interrupt_of_who_waits_leaves_the_failure_to_others(failing: HeldManager) -> None:
+    with BackgroundSaver(failing) as saver:
+        total = interrupted_at(None, failed(saver).exception)
+        for place in range(total):
+            pending = failed(saver)
+            interrupted_at(place, pending.exception)
+
+            assert not pending.is_asked_for
+            with pytest.raises(OSError, match="No space") if pending in background._unfinished else contextlib.nullcontext():
+                saver.save(3, STATE, overwrite=True)
+
+
+def test_an_error_that_is_kept_is_not_one_who_still_waits(failing: HeldManager) -> None:
+    failing.go.clear()
+    with BackgroundSaver(failing) as saver:
+        pending = saver.save(2, STATE)
+        with pytest.raises(TimeoutError) as kept:
+            pending.result(0.01)
+        failing.go.set()
+        with pytest.raises(OSError, match="No space"):
+            saver.wait()
+
+    assert kept.value.__traceback__ is not None
 
 
 def test_after_a_failure_was_told_saves_go_on(failing: HeldManager) -> None:
