@@ -1,17 +1,17 @@
 """What is special about file systems of fsspec: those that can only be read, and those without conditions."""
 
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from errno import ENOENT
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
 import pytest
 from every_store import options, place
 from runs import state
+from webserver import served
 
 from ckptmgr import CheckpointManager, MissingDependencyError
 from ckptmgr.storage import Answer, FilesystemStore, open_folder
@@ -27,13 +27,8 @@ class Handler(SimpleHTTPRequestHandler):
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[str]:
     """The URL of ``tmp_path`` by HTTP."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with served(partial(Handler, directory=str(tmp_path))) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def test_a_run_on_a_web_server_is_read(tmp_path: Path, site: str) -> None:

@@ -1,10 +1,9 @@
 """Servers with a certificate of their own: whom storage options say to trust is trusted for all requests."""
 
 import ssl
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from webserver import served
 
 from ckptmgr.storage import ObjectStore
 
@@ -52,16 +52,10 @@ def private(tmp_path: Path) -> Iterator[Server]:
     form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     (tmp_path / "ca.pem").write_bytes(made)
     (tmp_path / "own.pem").write_bytes(key.private_bytes(*form) + made)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Ahead)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "own.pem")
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield Server(f"https://localhost:{server.server_port}", tmp_path / "ca.pem")
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with served(Ahead, context) as port:
+        yield Server(f"https://localhost:{port}", tmp_path / "ca.pem")
 
 
 @pytest.mark.parametrize("verify", ["its", False])

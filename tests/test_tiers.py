@@ -29,6 +29,13 @@ def tiers(tmp_path: Path) -> Iterator[Tiers]:
     tiers.end()
 
 
+def save_three(manager: TieredManager) -> None:
+    """While none can be copied, and all are there."""
+    for step in (1, 2, 3):
+        manager.save(step, state(step))
+    assert steps(manager.local) == [1, 2, 3]
+
+
 # ---- saving and copying
 
 
@@ -79,9 +86,7 @@ def test_a_step_that_is_not_copied_yet_is_held(tiers: Tiers) -> None:
     tiers.local_options = {"retention": KeepLast(1)}
     manager = tiers.start()
     with tiers.far.held():
-        for step in (1, 2, 3):
-            manager.save(step, state(step))
-        assert steps(manager.local) == [1, 2, 3]
+        save_three(manager)
         assert "not copied yet" in str(manager.local.plan())
         assert "KeepLast(1) | KeepUncopied(KeepAll())" in repr(manager)
     manager.wait()
@@ -220,9 +225,7 @@ def test_what_was_kept_only_for_its_copy_goes_when_it_is_copied(tiers: Tiers, en
     tiers.local_options = {"retention": KeepLast(1)}
     manager = tiers.start()
     with tiers.far.held():
-        for step in (1, 2, 3):
-            manager.save(step, state(step))
-        assert steps(manager.local) == [1, 2, 3]
+        save_three(manager)
 
     {"close": manager.close, "wait": manager.wait, "with": lambda: manager.__exit__(None, None, None)}[end]()
 

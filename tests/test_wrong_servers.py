@@ -1,12 +1,12 @@
 """A server that is no object store: a login page, or the web interface beside the store. A run there is not an empty one."""
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import numpy as np
 import pytest
+from webserver import served
 
 from ckptmgr import CheckpointManager
 
@@ -47,13 +47,8 @@ class Dated(Page):
 
 @pytest.fixture(params=[Page, Dated])
 def endpoint(request: pytest.FixtureRequest) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), request.param)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with served(request.param) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def options(url: str, endpoint: str, client: str) -> dict[str, Any]:
