@@ -4,8 +4,8 @@ The law: under its name in the target there are all bytes that the manifest tell
 given to the store only when the crc32c of all that was read is the manifest's.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -39,14 +39,15 @@ def copy_file(
     problems = transfer.check(files, [(entry.name, entry.nbytes, entry.crc32c)], full=False)
     if problems:  # before space for what may be no size of a file is asked for
         raise CorruptCheckpointError(f"{problems[0].message}: restore another step", file=entry.name)
-    stored = target.put(entry.name, _windows(files, entry, tell), entry.nbytes)
+    with closing(_windows(files, entry, tell)) as windows:  # whoever keeps an error of the target's keeps no thread of these
+        stored = target.put(entry.name, windows, entry.nbytes)
     if stored.nbytes != entry.nbytes:
         text = f"{target.location(entry.name)!r} has {stored.nbytes} bytes, though {entry.nbytes} were written"
         raise SaveError(f"{text}: nothing is committed; copy the step again")
     return replace(entry, origin=None)
 
 
-def _windows(files: Folder, entry: FileEntry, tell: Callable[[int], object]) -> Iterator[list[_Array]]:
+def _windows(files: Folder, entry: FileEntry, tell: Callable[[int], object]) -> Generator[list[_Array], None, None]:
     """The file's bytes; the end is not reached, so that no copy appears, unless they have the manifest's checksum."""
     done = value = 0
     for window, found in _read(files, entry):
@@ -66,7 +67,7 @@ def _check(files: Folder, entry: FileEntry, value: int) -> None:
         raise CorruptCheckpointError(text, file=entry.name)
 
 
-def _read(files: Folder, entry: FileEntry) -> Iterator[tuple[_Array, int]]:
+def _read(files: Folder, entry: FileEntry) -> Generator[tuple[_Array, int], None, None]:
     """The windows in order, each with its crc32c; those that come next are read meanwhile."""
     most = files.store.window_nbytes
     starts = range(0, entry.nbytes, most)

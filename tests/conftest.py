@@ -4,6 +4,8 @@ import os
 import re
 import signal
 import sys
+import threading
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,6 +65,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """A test finds the frameworks that its module names imported."""
     for framework in frameworks.named_by(item.module):
         framework.load()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Whatever a test did, and whatever errors it still has: no thread of a transfer is left."""
+    if left := [thread for thread in threading.enumerate() if thread.name in ("ckptmgr-lane", "ckptmgr-share")]:
+        frames = sys._current_frames()
+        stacks = ["".join(traceback.format_stack(frames.get(thread.ident or 0))) for thread in left]
+        pytest.fail(f"{item.nodeid} left {len(left)} threads:\n" + "\n".join(stacks), pytrace=False)
 
 
 @pytest.fixture
