@@ -17,7 +17,7 @@ from ckptmgr.storage import (
     Answer,
     Folder,
     Head,
-    LinkedListing,
+    LocalListing,
     Marked,
     MarkingStore,
     RereadingStore,
@@ -104,8 +104,8 @@ def _scanned(root: Folder, is_step: Callable[[str], bool], known: Known | None) 
         sights = store.reread(root.prefix, [f"{name}/{MANIFEST}" for name in names], [last.get(name) for name in names])
     else:
         sights = _read_all(root, names)
-    is_moment = len(files) + len(folders) <= PAGE or not store.has_remove
-    links = listing.links if isinstance(listing, LinkedListing) else ()
+    links, is_moment = (listing.links, listing.is_moment) if isinstance(listing, LocalListing) else ((), False)
+    is_moment = is_moment or len(files) + len(folders) <= PAGE or not store.has_remove
     return Scan(files, names, sights, is_unchanged=False, is_moment=is_moment, folders=folders, links=links)
 
 

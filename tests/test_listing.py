@@ -11,9 +11,9 @@ from saves import NAMING, begin, save
 from stores import MarkedStore, MemoryStore
 from syscalls import counting, in_child
 
-from ckptmgr import CheckpointManager, CorruptCheckpointError, KeepAll, KeepLast, Retention, commit, ledger, record
+from ckptmgr import CheckpointManager, CorruptCheckpointError, KeepAll, KeepLast, Retention, commit, ledger, record, sighting
 from ckptmgr.ledger import records, snapshot
-from ckptmgr.storage import Folder, PosixStore
+from ckptmgr.storage import Folder, PosixStore, rereading
 
 STEPS = range(1, 6)
 
@@ -197,6 +197,24 @@ def test_lists_that_were_given_out_are_the_callers_own(tmp_path: Path) -> None:
     manager.steps().clear()
 
     assert [info.step for info in manager.steps()] == [1]
+
+
+@pytest.mark.parametrize(("ago_ns", "listings"), [(10**12, 1), (0, 2)])
+def test_a_long_run_in_which_no_step_came_or_went_is_listed_once(
+    ago_ns: int, listings: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = CheckpointManager(tmp_path)
+    for step in STEPS:
+        manager.save(step, {"x": step})
+    monkeypatch.setattr(sighting, "PAGE", -1)  # a long one
+    changed = tmp_path.stat()
+    monkeypatch.setattr(rereading, "_moment", lambda _: rereading._Moment(changed.st_dev, changed.st_ctime_ns + ago_ns))
+    list_, calls = PosixStore.list, []
+    monkeypatch.setattr(PosixStore, "list", lambda *args: calls.append(args) or list_(*args))
+
+    assert [info.step for info in manager.steps()] == [*STEPS]
+
+    assert len(calls) == listings
 
 
 def test_threads_that_list_see_each_save_that_was_acknowledged(tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
 """A listing again reads only what may have changed, and sees every change."""
 
+import contextlib
 import os
 import random
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from ckptmgr.storage import PosixStore, RereadingStore, Sight, rereading
+from ckptmgr.storage import PosixStore, RereadingStore, Sight, rereading, scanning
 
 NAME = "step/record"
 LATER_NS = 10**10
@@ -234,3 +237,46 @@ def test_error_of_a_thread_is_raised(store: PosixStore, monkeypatch: pytest.Monk
 
     with pytest.raises(ValueError, match="no safe key"):
         store.reread("", [*[NAME] * 200, "../x"], [None] * 201)
+
+
+def test_names_that_did_not_change_while_they_were_listed_are_of_one_moment(
+    store: PosixStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later(monkeypatch)
+
+    assert store.list("").is_moment
+    assert not store.list("nothing/").is_moment
+
+
+@pytest.mark.parametrize("change", ["come", "go", "rename", "link"])
+def test_names_that_changed_while_they_were_listed_may_be_of_several_moments(
+    store: PosixStore, tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other").mkdir()
+    later(monkeypatch)
+    changes: dict[str, Callable[[], object]] = {
+        "come": lambda: (tmp_path / "new").mkdir(),
+        "go": lambda: (tmp_path / "other").rmdir(),
+        "rename": lambda: (tmp_path / "other").rename(tmp_path / "new"),
+        "link": lambda: (tmp_path / "new").symlink_to("other"),
+    }
+
+    @contextlib.contextmanager
+    def meanwhile(folder: int) -> Iterator[Iterator[os.DirEntry[str]]]:
+        def entries() -> Iterator[os.DirEntry[str]]:
+            yield from list(found)
+            time.sleep(0.05)  # the clock moves on
+            changes[change]()
+
+        with os.scandir(folder) as found:
+            yield entries()
+
+    monkeypatch.setattr(scanning, "os", SimpleNamespace(fstat=os.fstat, scandir=meanwhile))
+
+    assert not store.list("").is_moment
+
+
+def test_names_that_changed_just_now_may_be_of_several_moments(store: PosixStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    later(monkeypatch, 0)
+
+    assert not store.list("").is_moment

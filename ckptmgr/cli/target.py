@@ -12,7 +12,7 @@ from ckptmgr import Checkpoint, CheckpointManager, KeepAll, Retention, StepNamin
 from ckptmgr.cli.completing import steps
 from ckptmgr.cli.output import Report, usage
 from ckptmgr.cli.storing import Given, storage_options
-from ckptmgr.storage import Folder, LinkedListing, is_remote, open_folder
+from ckptmgr.storage import Folder, LocalListing, is_remote, open_folder
 
 RunURL = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
 TargetURL = Annotated[
@@ -49,7 +49,7 @@ def run(
     naming, options = step_naming(template), storage_options(storage)
     with usage("RUN"):
         listing = folder(url, options).list()
-    links = listing.links if isinstance(listing, LinkedListing) else ()  # there may have been steps
+    links = listing.links if isinstance(listing, LocalListing) else ()  # there may have been steps
     if not (listing.files or listing.folders or links):
         is_file = not is_remote(url) and os.path.isfile(split_protocol(url)[1])
         why = "it is a file, and 'ckptmgr show' tells what is in it" if is_file else "no such folder, or an empty one"

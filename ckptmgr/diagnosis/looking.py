@@ -203,7 +203,7 @@ def _level(folder: Folder, place: str) -> tuple[Mapping[str, Head], Sequence[str
     """Files, folders, and unfinished files of one level. A store's `uploads` would go down every folder that anybody made."""
     if not isinstance(folder.store, PosixStore):
         return *folder.list(), []
-    files, folders, temporary, _ = scan(Root(folder.store.location("")), folder.prefix, follow_links=False)
+    files, folders, temporary, *_ = scan(Root(folder.store.location("")), folder.prefix, follow_links=False)
     return files, folders, [Unfinished(f"{place}{name}", head.modified, head.nbytes) for name, head in temporary.items()]
 
 

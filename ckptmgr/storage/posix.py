@@ -35,7 +35,7 @@ from ckptmgr.storage.lock import exclusive, warn_weak
 from ckptmgr.storage.newfile import TEMPORARY, NewFile, changed, new_file
 from ckptmgr.storage.rereading import Reread, reread
 from ckptmgr.storage.scanning import LOCK, head_of, scan
-from ckptmgr.storage.store import Answer, Buffer, Head, LinkedListing, Sight, Stored, Upload, Version
+from ckptmgr.storage.store import Answer, Buffer, Head, LocalListing, Sight, Stored, Upload, Version
 from ckptmgr.storage.writeback import WAYS, Way
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe put there by somebody must not block
@@ -249,11 +249,11 @@ class PosixStore:
             raise
         return head_of(status) if stat.S_ISREG(status.st_mode) else None
 
-    def list(self, prefix: str) -> LinkedListing:
+    def list(self, prefix: str) -> LocalListing:
         """See `Store.list`. Sorted; names that are not UTF-8 come as Python gives them (surrogate escapes)."""
         scanned = scan(self._root, prefix, follow_links=self.follow_links)
-        listing = LinkedListing(scanned.files, tuple(scanned.folders))
-        listing.links = scanned.links
+        listing = LocalListing(scanned.files, tuple(scanned.folders))
+        listing.links, listing.is_moment = scanned.links, scanned.is_moment
         return listing
 
     def delete(self, keys: Iterable[str]) -> None:
@@ -272,7 +272,7 @@ class PosixStore:
         pending = [prefix]
         while pending:
             folder = pending.pop()
-            _, below, temporary, _ = scan(self._root, folder, follow_links=self.follow_links)
+            _, below, temporary, *_ = scan(self._root, folder, follow_links=self.follow_links)
             found += [Upload(folder + name, name, head.modified) for name, head in temporary.items()]
             pending += [f"{folder}{name}/" for name in below]
         return found

@@ -6,6 +6,8 @@ that changed just now. It holds on the file systems named here, because there ev
 ctime, which no call can set, from the clock that is compared here. And what takes over the name of a file has another
 inode number, or a later ctime, if the number of the file that is gone was given out again.
 
+So does the ctime of a folder tell that no name in it has come or gone since, for which the system locks the folder.
+
 - A ctime tells changes apart only if the clock moves on between them: a file that changed just now has no proof. Nor has one
   whose ctime is a whole second: that is how some file systems (ext3) keep all times, and a clock set back could repeat it.
 - A write sets the ctime before its first byte, and may be held up before its last: by a disk that is too slow for all that is
@@ -55,6 +57,12 @@ class _Moment(NamedTuple):
 
     device: int
     clock_ns: int
+
+
+def proof_of(folder: int) -> tuple[int, ...] | None:
+    """The proof for the names in a folder: while it is the same, none has come, gone or changed to another file."""
+    moment = _moment(folder)
+    return _proven(os.fstat(folder), moment)
 
 
 def reread(folder: int, names: Sequence[str], known: Sequence[Sight | None], read: Read) -> list[Reread]:

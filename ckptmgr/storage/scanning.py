@@ -11,18 +11,20 @@ from typing import NamedTuple
 
 from ckptmgr.storage.folders import ABSENT, Root, names_of_prefix, naming
 from ckptmgr.storage.newfile import TEMPORARY
+from ckptmgr.storage.rereading import proof_of
 from ckptmgr.storage.store import Head
 
 LOCK = ".ckptmgr.lock"
 
 
 class Scanned(NamedTuple):
-    """What lies directly below a prefix, each in the order of names."""
+    """What lies directly below a prefix, each in the order of names. ``is_moment``: as it was at one moment, by a proof."""
 
     files: dict[str, Head]
     folders: Sequence[str]
     temporary: dict[str, Head]
     links: Sequence[str]
+    is_moment: bool
 
 
 def scan(root: Root, prefix: str, *, follow_links: bool) -> Scanned:
@@ -31,11 +33,14 @@ def scan(root: Root, prefix: str, *, follow_links: bool) -> Scanned:
     temporary: dict[str, Head] = {}
     folders = []
     links = []
+    is_moment = False
     names = names_of_prefix(prefix)
     try:
         with naming(root.location(names)), root.folder(names) as folder, os.scandir(folder) as entries:
-            changed = os.fstat(folder).st_ctime
-            for entry in sorted(entries, key=lambda entry: entry.name):
+            changed, proof = os.fstat(folder).st_ctime, proof_of(folder)
+            found = sorted(entries, key=lambda entry: entry.name)
+            is_moment = proof is not None and proof_of(folder) == proof
+            for entry in found:
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(entry.name)
                 elif _is_file(entry, follow_links) and entry.name != LOCK:
@@ -47,7 +52,7 @@ def scan(root: Root, prefix: str, *, follow_links: bool) -> Scanned:
     except OSError as error:
         if error.errno not in ABSENT:
             raise
-    return Scanned(files, folders, temporary, links)
+    return Scanned(files, folders, temporary, links, is_moment)
 
 
 def head_of(status: os.stat_result, folder_changed: float = math.inf) -> Head:

@@ -40,10 +40,14 @@ class Listing(NamedTuple):
     folders: tuple[str, ...]
 
 
-class LinkedListing(Listing):
-    """A listing of a store where there may be symbolic links: their names are told beside it, for they are as good as absent."""
+class LocalListing(Listing):
+    """A listing of a file system, which tells more beside it.
+
+    ``links`` are symbolic links, which are as good as absent. ``is_moment``: all names are proven to be of one moment.
+    """
 
     links: Sequence[str] = ()
+    is_moment: bool = False
 
 
 class Sight(NamedTuple):
