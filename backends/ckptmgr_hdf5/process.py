@@ -157,7 +157,8 @@ class Process:
         try:
             channel = self._channel(self._timeout_s)
             channel.sendall(_FRAME.pack(len(text), len(data)) + text)
-            channel.sendall(data)
+            if data:  # to send nothing would fail too, if the process has heard all and is lost over it
+                channel.sendall(data)
         except (BrokenPipeError, ConnectionResetError):
             return False
         except OSError as error:

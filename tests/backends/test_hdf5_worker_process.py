@@ -4,6 +4,7 @@ import importlib.util
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -169,6 +170,25 @@ def test_after_a_process_was_lost_the_next_question_starts_another(
 
     np.testing.assert_array_equal(out, COUNTED)
     assert len(children) == 2
+
+
+def test_a_question_over_which_a_process_was_lost_at_once_is_not_asked_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch, children: list[subprocess.Popen[bytes]]
+) -> None:
+    def sendall(self: socket.socket, data: bytes) -> None:
+        super(socket.socket, self).sendall(data)
+        if b'"ask": "read"' in data:
+            children[-1].wait(60)
+
+    monkeypatch.setattr(process, "PROGRAM", before("import os; child.File.read = lambda *_: os._exit(3)"))
+    monkeypatch.setattr(socket.socket, "sendall", sendall, raising=False)
+
+    with worker(path) as asked:
+        asked.tree()
+        with pytest.raises(CorruptCheckpointError, match="its process ended with status 3"):
+            asked.read("/x", WHOLE, np.empty((20, 30), "f4"))
+
+    assert len(children) == 1
 
 
 def test_a_process_that_was_killed_while_it_was_idle_costs_nothing(path: Path, children: list[subprocess.Popen[bytes]]) -> None:
