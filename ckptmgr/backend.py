@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from ckptmgr import skeleton, zipreading, zipwriting
 from ckptmgr.box import Box
-from ckptmgr.checksum import combine, combine_crc32, crc32c
+from ckptmgr.checksum import combine, combine_crc32, crc32, crc32c
 from ckptmgr.errors import BackendNotFoundError, MissingDependencyError, shown
 from ckptmgr.layout import Contents, Digests, Extent, FileLayout, Late, Layout, Part, Path, Scalar
 from ckptmgr.manifest import MANIFEST
@@ -60,6 +60,7 @@ __all__ = [
     "available",
     "combine",
     "combine_crc32",
+    "crc32",
     "crc32c",
     "detect",
     "dtype_name",

@@ -4,12 +4,13 @@ The law: ``combine(crc32c(a), crc32c(b), len(b)) == crc32c(a + b)``. It lets sev
 one tensor in any order, and gives a file's value from those of its tensors.
 
 Source: a crc is a polynomial over GF(2) modulo a fixed one, so to append n bytes is to multiply by x^(8n) and to add
-(`crc32_combine` of zlib 1.2.12). Neither the crc32c package nor Python's zlib has that. Where that package is not
-installed, numpy computes the same values (`folding`).
+(`crc32_combine` of zlib 1.2.12). Neither the fastcrc package nor Python's zlib has that. Where that package is not
+installed, or gives other values, numpy and zlib compute them (`folding`).
 """
 
 import collections
 import functools
+import logging
 import zlib
 from collections.abc import Iterable
 from types import ModuleType
@@ -19,11 +20,13 @@ import numpy as np
 
 from ckptmgr import folding
 
-package: ModuleType  # what has the crc32c function
+package: ModuleType | None
 try:
-    import crc32c as package
+    from fastcrc import crc32 as package
 except ImportError:
-    package = folding
+    package = None
+
+logger = logging.getLogger(__name__)
 
 Buffer: TypeAlias = bytes | bytearray | memoryview | np.ndarray[Any, Any]  # C-contiguous; ml_dtypes arrays included
 
@@ -40,15 +43,38 @@ class Checksum(Protocol):
     def __call__(self, buffer: Buffer, value: int = 0, /) -> int: ...
 
 
+def _both() -> tuple[Checksum, Checksum]:
+    """The crc32c and the crc32 that are computed here.
+
+    The package has code of its own for each kind of processor, and nobody has them all to try it on: a checkpoint whose
+    checksums are wrong would be damaged everywhere else. So it is tried here, for some 3 microseconds.
+    """
+    plain = folding.crc32c, cast(Checksum, zlib.crc32)
+    if package is None:
+        return plain
+    for computed, expected in ((package.iscsi, _CRC32C_OF_TRIED), (package.iso_hdlc, _CRC32_OF_TRIED)):
+        if (computed(_TRIED), computed(_TRIED[_CUT:], computed(_TRIED[:_CUT]))) != (expected, expected):
+            logger.warning("the fastcrc package gives wrong checksums on this machine and is not used: saves are slower")
+            return plain
+    return package.iscsi, package.iso_hdlc
+
+
+_TRIED: Final = bytes(range(251)) * 20  # long enough for each width of registers, and no two stretches are alike
+_CUT: Final = 701
+_CRC32C_OF_TRIED: Final = 0xBF9EE4BE
+_CRC32_OF_TRIED: Final = 0xA6A65ECD
+
 # Not wrapped: for one of many small tensors, a call of Python's own takes as long as the checksum.
-crc32c: Checksum = package.crc32c
-"""The crc32c (Castagnoli): hardware speed with the crc32c package, 2 to 6 GB/s a core without it.
+crc32c: Checksum
+"""The crc32c (Castagnoli): hardware speed with the fastcrc package, 2 to 6 GB/s a core without it.
 
 The GIL is released for large buffers.
 """
 
-crc32: Checksum = cast(Checksum, zlib.crc32)
-"""The crc32 of zip and gzip, likewise."""
+crc32: Checksum
+"""The crc32 of zip and gzip, likewise; zlib's without the package."""
+
+crc32c, crc32 = _both()
 
 
 def combine(first: int, second: int, second_nbytes: int) -> int:

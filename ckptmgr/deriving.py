@@ -6,7 +6,6 @@ first of them is handed out, its bytes are compared with the checksum that the s
 """
 
 import threading
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -15,7 +14,7 @@ import numpy as np
 
 from ckptmgr import transfer
 from ckptmgr.box import Box
-from ckptmgr.checksum import crc32c
+from ckptmgr.checksum import crc32, crc32c
 from ckptmgr.errors import CorruptCheckpointError
 from ckptmgr.layout import Extent, Path
 from ckptmgr.scratch import Scratch, piece_nbytes
@@ -202,7 +201,7 @@ class _Check:
     def add(self, part: _Array) -> None:
         """The next of its bytes."""
         for kind, value in self._found.items():
-            self._found[kind] = crc32c(part, value) if kind == "crc32c" else zlib.crc32(part.data, value)
+            self._found[kind] = crc32c(part, value) if kind == "crc32c" else crc32(part, value)
 
     def close(self) -> None:
         """Raises CorruptCheckpointError: they are not what was written."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
+from ckptmgr.checksum import crc32
 from ckptmgr.origin import FileOrigin
 from ckptmgr.storage import Folder
 from ckptmgr.threads import Pool
@@ -124,7 +125,7 @@ class Archive:
             raise self.origin.corrupt(f"it has {member.nbytes} bytes, and at most {most} are read", name)
         [start] = self._starts([member])
         data = self._inflated(member, start) if member.is_deflated else self._bytes(start, member.stored, name)
-        if zlib.crc32(data) != member.crc32 and (member.crc32 or not may_lack_crc32):
+        if crc32(data) != member.crc32 and (member.crc32 or not may_lack_crc32):
             raise self.origin.corrupt("its bytes are not what was written (their crc32 differs)", name)
         return data
 

@@ -8,11 +8,10 @@ Source: PKWARE's APPNOTE.TXT 6.3, sections 4.3.7 to 4.3.16 and 4.5.3 (Zip64); An
 
 import functools
 import struct
-import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from ckptmgr.checksum import combine_crc32
+from ckptmgr.checksum import combine_crc32, crc32
 from ckptmgr.layout import Digests, Late, Part
 
 _Files: TypeAlias = Mapping[str, Digests]
@@ -72,7 +71,7 @@ def archive(file: str, members: Iterable[Member], *, align: int) -> Pieces:
         names.add(name)
         is_late = any(isinstance(piece, Part) for piece in member.pieces)
         flags = (_DESCRIBED if is_late else 0) | (0 if name.isascii() else _UTF8)
-        crc = 0 if is_late else zlib.crc32(b"".join(piece for piece in member.pieces if isinstance(piece, bytes)))
+        crc = 0 if is_late else crc32(b"".join(piece for piece in member.pieces if isinstance(piece, bytes)))
         wanted = (member.align or align) if member.is_aligned else 1
         header = _local_header(name, flags, crc, member.nbytes, offset, wanted)
         first = len(pieces) + 1

@@ -1,6 +1,7 @@
 import random
 import zlib
 
+import crc32c as package
 import ml_dtypes
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptmgr.checksum import combine, combine_crc32, crc32, crc32c, joined
+
+NOISE = np.frombuffer(random.Random(1).randbytes(1 << 17), np.uint8)
 
 
 def straightforward(data: bytes, polynomial: int) -> int:
@@ -29,6 +32,14 @@ def test_values_are_those_of_the_definition(data: bytes) -> None:
 def test_crc32c_is_castagnolis() -> None:
     assert crc32c(b"123456789") == 0xE3069283  # the check value in RFC 3720's register of crcs
     assert crc32c(b"") == 0
+
+
+@given(st.integers(0, 63), st.integers(0, 9000) | st.integers(0, 120_000), st.integers(0, 2**32 - 1))
+def test_values_are_those_of_other_packages(offset: int, nbytes: int, value: int) -> None:
+    data = NOISE[offset : offset + nbytes]  # at any address: processors have ways of their own for stretches that are aligned
+
+    assert crc32c(data, value) == package.crc32c(data, value)
+    assert crc32(data, value) == zlib.crc32(data, value)
 
 
 @given(st.binary(max_size=100), st.binary(max_size=100))

@@ -4,10 +4,12 @@ import hashlib
 import subprocess
 import sys
 import tracemalloc
+import zlib
 from pathlib import Path
 from typing import Any
 
 import crc32c as package
+import fastcrc
 import ml_dtypes
 import numpy as np
 import pytest
@@ -139,20 +141,20 @@ def test_large_source_is_not_copied() -> None:
         tracemalloc.stop()
 
 
-# Saves, restores and verifies a large tensor and a small one; prints which module computed the checksums.
+# Saves, restores and verifies a large tensor and a small one; prints whether numpy and zlib computed the checksums.
 SCRIPT = """
-import sys
+import sys, zlib
 if sys.argv[2] == "without":
-    sys.modules["crc32c"] = None
+    sys.modules["fastcrc"] = None
 import numpy as np
-from ckptmgr import CheckpointManager, checksum
+from ckptmgr import CheckpointManager, checksum, folding
 state = {"w": np.arange(300_000, dtype=np.float32), "b": np.ones(3)}
 with CheckpointManager(sys.argv[1], run="one") as manager:
     manager.save(1, state)
     restored = manager.restore(1).state
     assert manager.verify(1).ok
 assert np.array_equal(restored["w"], state["w"]) and np.array_equal(restored["b"], state["b"])
-print(checksum.package.__name__)
+print(checksum.crc32c is folding.crc32c, checksum.crc32 is zlib.crc32)
 """
 
 
@@ -164,7 +166,7 @@ def test_library_works_the_same_without_the_package(tmp_path: Path) -> None:
         )
         used.append(done.stdout.strip())
 
-    assert used == ["crc32c", "ckptmgr.folding"]
+    assert used == ["False False", "True True"]
     assert checksums(tmp_path / "with") == checksums(tmp_path / "without")
 
 
@@ -174,4 +176,23 @@ def checksums(run: Path) -> list[tuple[str, int, int]]:
 
 
 def test_package_is_used_where_it_is_installed() -> None:
-    assert checksum.package is package
+    assert (checksum.crc32c, checksum.crc32) == (fastcrc.crc32.iscsi, fastcrc.crc32.iso_hdlc)
+
+
+@pytest.mark.parametrize("wrong", ["iscsi", "iso_hdlc"])
+def test_package_that_gives_wrong_checksums_is_not_used(
+    wrong: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = getattr(fastcrc.crc32, wrong)
+    monkeypatch.setattr(fastcrc.crc32, wrong, lambda data, value=0: right(data, value) ^ (len(data) >= 4096))
+
+    assert checksum._both() == (folding.crc32c, zlib.crc32)
+    assert "fastcrc" in caplog.text
+
+
+@pytest.mark.parametrize("wrong", ["iscsi", "iso_hdlc"])
+def test_package_that_cannot_go_on_is_not_used(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = getattr(fastcrc.crc32, wrong)
+    monkeypatch.setattr(fastcrc.crc32, wrong, lambda data, value=0: right(data))
+
+    assert checksum._both() == (folding.crc32c, zlib.crc32)

@@ -2,7 +2,7 @@
 
 import zlib
 
-from ckptmgr.backend import zipreading
+from ckptmgr.backend import crc32, zipreading
 
 _CHUNK = 1 << 18
 
@@ -35,7 +35,7 @@ class Inflater:
             left -= len(piece)
         data = b"".join(pieces)
         self.position += nbytes
-        self._crc32 = zlib.crc32(data, self._crc32)
+        self._crc32 = crc32(data, self._crc32)
         if nbytes and self.position == self.member.nbytes and self._crc32 != self.member.crc32:
             problem = "its bytes are not what was written (their crc32 differs)"
             raise self._archive.origin.corrupt(problem, self.member.name)

@@ -2,7 +2,6 @@
 
 import sys
 import threading
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -19,6 +18,7 @@ from ckptmgr.backend import (
     PackedArray,
     TensorSpec,
     combine_crc32,
+    crc32,
     read_raw,
     zipreading,
 )
@@ -82,7 +82,7 @@ class NpzSource:
         if entry.place is None or not entry.header.is_raw:
             return None
         whole = entry.archive.members[entry.member].crc32
-        return whole ^ combine_crc32(zlib.crc32(entry.head), 0, entry.header.data_nbytes)
+        return whole ^ combine_crc32(crc32(entry.head), 0, entry.header.data_nbytes)
 
     def read(self, name: str, box: Box | None = None, out: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
         """See `TensorSource.read`. A packed tensor is flat and comes whole; strings are objects, which are `bytes`.
@@ -127,7 +127,7 @@ class NpzSource:
         except EOFError as error:
             raise entry.archive.origin.corrupt("it was cut off while it was read", name) from error
         if box == Box.whole(shape) and array.flags.c_contiguous and array.dtype == entry.spec.numpy:
-            self._check(name, entry, zlib.crc32(array.reshape(-1).view(np.uint8).data) if array.nbytes else 0, self.crc32(name))
+            self._check(name, entry, crc32(array.reshape(-1).view(np.uint8).data) if array.nbytes else 0, self.crc32(name))
 
     @staticmethod
     def _check(name: str, entry: Entry, found: int, expected: int | None) -> None:
@@ -144,7 +144,7 @@ class NpzSource:
         itemsize = header.dtype.itemsize
         raw = self._bytes(name, entry, header.nbytes + first * itemsize, (last - first) * itemsize)
         if entry.place is not None and len(raw) == header.data_nbytes:
-            self._check(name, entry, zlib.crc32(raw, zlib.crc32(entry.head)), entry.archive.members[entry.member].crc32)
+            self._check(name, entry, crc32(raw, crc32(entry.head)), entry.archive.members[entry.member].crc32)
         if header.dtype.kind == "U" and raw and np.frombuffer(raw, header.dtype.str[0] + "u4").max() > sys.maxunicode:
             raise entry.archive.origin.corrupt("its texts are not made of characters", name)
         flat = np.frombuffer(raw, header.dtype)
