@@ -174,6 +174,10 @@ class Places:
     def fill(self, chunk: bytes | memoryview) -> None:
         """Takes the next bytes; what is too much is dropped. numpy copies without holding up other threads."""
         source, done = np.frombuffer(chunk, np.uint8), 0
+        if len(source) < self.left and (end := self._at + len(source)) < len(view := self._views[self._index]):
+            view[self._at : end] = source  # as are most of them, of which a download has thousands
+            self._at, self.left = end, self.left - len(source)
+            return
         while done < len(source) and self.left:
             view = self._views[self._index]
             count = min(len(view) - self._at, len(source) - done)
