@@ -89,8 +89,14 @@ def test_an_interrupt_leaves_nothing_half_visible_and_again_it_finishes(prepared
 def test_an_interrupt_while_modules_are_imported_shows_no_traceback(tmp_path: Path, shell: str, code: int) -> None:
     module, _, function = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["ckptmgr"].partition(":")
     script = f"import sys; from {module} import {function}; sys.exit({function}())"
-    # A module that is imported on the way, and that can be done without.
-    (tmp_path / "crc32c.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise ModuleNotFoundError")
+    # Stands before a module that is imported on the way, and leaves its place to that one.
+    (tmp_path / "fastcrc.py").write_text(
+        "import os, signal, sys\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.path.remove(os.path.dirname(__file__))\n"
+        "del sys.modules[__name__]\n"
+        "import fastcrc\n"
+    )
     paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
 
     done = subprocess.run(
